@@ -1,0 +1,1 @@
+"""Thin scripts, one per job: parse, build, fit, report. No algorithm lives here."""

@@ -1,0 +1,115 @@
+"""What every script's command line has: its common flags, and errors of one line."""
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import tyro
+
+from tljax import report
+from tljax.errors import InputError
+from tljax.run import Run
+from tljax.train import Trial
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags:
+  """Flags that mean the same in every script."""
+
+  out: pathlib.Path
+  """Run folder: config.json, metrics.jsonl, result.json, report.html, checkpoints/."""
+  seed: int = 0
+  """First seed; further ones count up from it."""
+  seeds: int = 3
+  """Number of seeds, for mean and standard deviation."""
+  batch_size: int = 32
+  """Examples in a training batch, of each domain."""
+  resume: bool = False
+  """Go on with the run that --out holds."""
+
+  def seed_range(self) -> range:
+    """The seeds of the run."""
+    if self.seeds < 1:
+      raise InputError(f'--seeds is {self.seeds}; ask for at least 1')
+    return range(self.seed, self.seed + self.seeds)
+
+  def open_run(self, **facts) -> Run:
+    """Opens the run folder; `facts` join the flags in its configuration."""
+    config = {k: _plain(v) for k, v in dataclasses.asdict(self).items()}
+    config = {k: v for k, v in config.items() if k not in ('out', 'resume')}
+    return Run.open(self.out, {**config, **facts}, resume=self.resume)
+
+
+def _plain(value):
+  return str(value) if isinstance(value, pathlib.Path) else value
+
+
+def conclude(
+  run: Run, trials: Mapping[str, Sequence[Trial]], title: str, text: str, **facts
+) -> report.Page:
+  """Prints the table, writes result.json, and returns the report page so far.
+
+  Args:
+    run: the run's folder.
+    trials: by strategy, a trial a seed.
+    title: of the page and the table.
+    text: one paragraph that says what the figures are.
+    **facts: join result.json.
+  """
+  strategies = {
+    name: report.summarise([t.accuracy for t in seeds], [t.seconds for t in seeds])
+    for name, seeds in trials.items()
+  }
+  rows = report.strategy_rows(strategies)
+  report.print_table(rows, title)
+  run.write_result({'strategies': strategies, **facts})
+  print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
+  page = report.Page(title, text)
+  page.table('Results', rows, 'Mean and standard deviation over seeds; training time.')
+  page.figure(
+    'Accuracy',
+    report.bars({name: s['accuracy'] for name, s in strategies.items()}, 'accuracy'),
+    'Bars are means, dots are seeds.',
+  )
+  page.figure(
+    'Learning curves',
+    report.curves(
+      {name: [t.records for t in seeds] for name, seeds in trials.items()},
+      'loss',
+      'validation_accuracy',
+    ),
+    'Training loss, and accuracy on the validation split, which chooses nothing.',
+  )
+  return page
+
+
+def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:
+  """Runs `job(flags)`; exits with 2 and one line on bad input, 130 on an interrupt."""
+  try:
+    job(_parse(flags))
+  except InputError as error:
+    _exit(2, f'error: {error}')
+  except KeyboardInterrupt:
+    _exit(130, 'interrupted; what was done is saved, go on with --resume')
+
+
+def _parse(flags):
+  message = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(message):
+      return tyro.cli(flags)
+  except SystemExit as stop:
+    if stop.code in (None, 0):  # --help
+      raise
+    # tyro draws a box; keep its words.
+    words = re.sub(r'[\u2500-\u257f]+', ' ', message.getvalue()).split()
+    _exit(2, f'error: {" ".join(words)}')
+
+
+def _exit(status, line):
+  print(' '.join(line.split('\n')), file=sys.stderr)
+  sys.exit(status)

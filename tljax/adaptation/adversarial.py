@@ -1,0 +1,50 @@
+"""What adversarial methods share: reversal, its schedule, the discriminator."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@jax.custom_vjp
+def reverse_gradient(x: jax.Array, strength: jax.Array | float) -> jax.Array:
+  """Identity; its gradient is times -strength (Ganin et al., 2016, eq. 14, 15)."""
+  del strength
+  return x
+
+
+def _forward(x, strength):
+  return x, strength
+
+
+def _backward(strength, gradient):
+  return (-strength * gradient).astype(gradient.dtype), None
+
+
+reverse_gradient.defvjp(_forward, _backward)
+
+
+def ramp(steps: int, *, gamma: float = 10.0, peak: float = 1.0) -> optax.Schedule:
+  """DANN's schedule: peak (2 / (1 + exp(-gamma p)) - 1), p = step / steps.
+
+  It rises from 0 at the first step to nearly `peak` (Ganin et al., 2016,
+  section 5.2.2).
+  """
+
+  def schedule(step):
+    progress = jnp.asarray(step, jnp.float32) / steps
+    return peak * (2.0 / (1.0 + jnp.exp(-gamma * progress)) - 1.0)
+
+  return schedule
+
+
+class Discriminator(nn.Module):
+  """Two hidden ReLU layers and one logit: (N, D) features to (N,) logits."""
+
+  width: int = 1024
+
+  @nn.compact
+  def __call__(self, x):
+    for _ in range(2):
+      x = nn.relu(nn.Dense(self.width)(x))
+    return nn.Dense(1)(x)[..., 0]

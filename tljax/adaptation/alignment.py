@@ -1,0 +1,53 @@
+"""What alignment methods share: source cross-entropy plus one term of both domains."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax import losses
+from tljax.method import Method, apply_train, gradient_step, new_state, predict_with
+
+
+def align(
+  model,
+  optimizer: optax.GradientTransformation,
+  alignment_loss: Callable,
+  *,
+  strength: float | optax.Schedule = 1.0,
+  init_params: Callable | None = None,
+) -> Method:
+  """Builds a method that minimises source cross-entropy plus an alignment loss.
+
+  Both domains go through the model in ONE forward pass, so batch norm sees them as
+  one batch. A step takes `{'source': {'image', 'label'}, 'target': {'image'}}`.
+
+  Args:
+    model: outputs by endpoint, among them 'logits'.
+    optimizer: moves all parameters.
+    alignment_loss: `(params, source_outputs, target_outputs, strength) -> scalar`;
+      it applies the strength itself.
+    strength: a number, or a schedule of the step.
+    init_params: `(key, outputs) -> {part: params}`: parameters of the loss itself.
+  """
+  schedule = strength if callable(strength) else optax.constant_schedule(strength)
+
+  def init(key, variables, batch):
+    images = batch['source']['image']
+    return new_state(key, model, optimizer, images, variables, init_params=init_params)
+
+  def loss_fn(params, state, batch, rng):
+    source, target = batch['source'], batch['target']
+    images = jnp.concatenate([source['image'], target['image']])
+    outputs, model_state = apply_train(model, params, state, images, rng)
+    split = len(source['image'])
+    on_source = jax.tree.map(lambda x: x[:split], outputs)
+    on_target = jax.tree.map(lambda x: x[split:], outputs)
+    task = losses.cross_entropy(on_source['logits'], source['label'])
+    weight = jnp.asarray(schedule(state.step), jnp.float32)
+    alignment = alignment_loss(params, on_source, on_target, weight)
+    metrics = {'task_loss': task, 'alignment_loss': alignment, 'strength': weight}
+    return task + alignment, (model_state, metrics)
+
+  return Method(init, gradient_step(loss_fn, optimizer), predict_with(model))

@@ -1,0 +1,44 @@
+"""Domain-adversarial training of neural networks (Ganin et al., 2016)."""
+
+import optax
+
+from tljax import losses
+from tljax.adaptation.adversarial import Discriminator, ramp, reverse_gradient
+from tljax.adaptation.alignment import align
+from tljax.method import Method
+
+
+def method(
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  strength: float | optax.Schedule = ramp(10_000),
+  discriminator=Discriminator(),
+) -> Method:
+  """Trains features that a domain discriminator cannot tell apart.
+
+  The model minimises source cross-entropy - strength x the discriminator's loss,
+  the discriminator minimises its loss; gradient reversal makes both one descent
+  (equations 9 to 15).
+
+  Args:
+    model: outputs by endpoint, among them 'features' and 'logits'.
+    optimizer: moves model and discriminator alike.
+    strength: lambda, a number or a schedule of the step. Set `ramp(total_steps)` for
+      the paper's; the default, 2/(1+exp(-t/1000))-1, is the published libraries'.
+    discriminator: (N, D) features to (N,) logits.
+  """
+
+  def init_params(key, outputs):
+    # Shapes are all that `init` wants; the features are abstract here.
+    features = optax.tree.zeros_like(outputs['features'])
+    return {'discriminator': discriminator.init(key, features)['params']}
+
+  def loss(params, source, target, strength):
+    def score(outputs):
+      features = reverse_gradient(outputs['features'], strength)
+      return discriminator.apply({'params': params['discriminator']}, features)
+
+    return losses.domain_cross_entropy(score(source), score(target))
+
+  return align(model, optimizer, loss, strength=strength, init_params=init_params)

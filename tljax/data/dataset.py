@@ -1,0 +1,81 @@
+"""A set of labelled images in memory, and its deterministic subsets."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from tljax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Labelled images.
+
+  Attributes:
+    images: (N, H, W, 3) uint8.
+    labels: (N,) int32, in [0, K).
+    classes: K names.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  classes: tuple[str, ...]
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def take(self, indices: np.ndarray) -> 'Dataset':
+    """Returns the examples at `indices`."""
+    return dataclasses.replace(
+      self, images=self.images[indices], labels=self.labels[indices]
+    )
+
+  def fingerprint(self) -> str:
+    """Hash of images, labels and class names: 16 hex digits."""
+    digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+    digest.update(np.ascontiguousarray(self.images))
+    digest.update(np.ascontiguousarray(self.labels))
+    return digest.hexdigest()[:16]
+
+  def shots(self, count: int, seed: int) -> 'Dataset':
+    """Returns `count` examples of each class, drawn by `seed`.
+
+    Raises:
+      InputError: a class has fewer.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for k, name in enumerate(self.classes):
+      members = np.flatnonzero(self.labels == k)
+      if len(members) < count:
+        raise InputError(
+          f'class {name!r} has {len(members)} examples, fewer than the {count} '
+          'shots asked for; ask for fewer'
+        )
+      chosen.append(rng.permutation(members)[:count])
+    return self.take(np.sort(np.concatenate(chosen)))
+
+
+def stratified(
+  labels: np.ndarray, fractions: dict[str, float], seed: int
+) -> dict[str, np.ndarray]:
+  """Splits indices into named parts, each class in proportion.
+
+  Args:
+    labels: (N,) integer.
+    fractions: share of each part; they sum to 1.
+    seed: fixes the split.
+
+  Returns:
+    Sorted, disjoint indices of each part; together they are all N.
+  """
+  rng = np.random.default_rng(seed)
+  ends = np.cumsum(list(fractions.values()))
+  parts = {name: [] for name in fractions}
+  for k in np.unique(labels):
+    members = rng.permutation(np.flatnonzero(labels == k))
+    cuts = np.round(ends[:-1] * len(members)).astype(int)
+    for name, part in zip(fractions, np.split(members, cuts), strict=True):
+      parts[name].append(part)
+  return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}

@@ -1,0 +1,1 @@
+"""Feature extraction: the pretrained network as a fixed function of its input."""

@@ -1,0 +1,128 @@
+"""Which parameters train: rules on their paths, for optax and for the model.
+
+A rule is `(pattern, label)`; a leaf takes the label of the first rule whose regular
+expression matches its whole path, such as 'backbone/stage1/conv/kernel'. The label
+'frozen' is special: such leaves do not move by a bit, have no optimiser state, and
+cost no backward pass; a module that is frozen whole runs in evaluation mode, so its
+batch statistics do not move either and its dropout is off.
+"""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from tljax.errors import InputError
+from tljax.method import Params, path_name
+
+FROZEN = 'frozen'
+TRAINED = 'trained'
+Rules = Sequence[tuple[str, str]]
+
+
+def label_params(params: Params, rules: Rules) -> Any:
+  """Returns the tree of labels of `params`.
+
+  Raises:
+    InputError: no rule matches a leaf, or a rule matches none; it is named.
+  """
+  used = set()
+
+  def label(path, _):
+    name = path_name(path)
+    for pattern, label in rules:
+      if re.fullmatch(pattern, name):
+        used.add(pattern)
+        return label
+    raise InputError(f'no label rule matches the parameter {name!r}; add one')
+
+  labels = jax.tree_util.tree_map_with_path(label, params)
+  for pattern, _ in rules:
+    if pattern not in used and pattern != '.*':
+      raise InputError(
+        f'the label rule {pattern!r} matches no parameter '
+        f'(there are parts {", ".join(sorted(params))}); mend the pattern'
+      )
+  return labels
+
+
+def freeze_rules(*patterns: str) -> Rules:
+  """Rules that freeze what the patterns match and train all else."""
+  return [*((pattern, FROZEN) for pattern in patterns), ('.*', TRAINED)]
+
+
+def transform(
+  optimizers: Mapping[str, optax.GradientTransformation], rules: Rules
+) -> optax.GradientTransformation:
+  """Returns the optimiser that moves each leaf by the optimiser of its label.
+
+  Args:
+    optimizers: by label; 'frozen' is added here.
+    rules: see the module.
+  """
+  return optax.multi_transform(
+    {**optimizers, FROZEN: optax.set_to_zero()},
+    lambda params: label_params(params, rules),
+  )
+
+
+def freeze(
+  model: nn.Module, optimizer: optax.GradientTransformation, *patterns: str
+) -> tuple['FrozenModel', optax.GradientTransformation]:
+  """Returns the model and the optimiser with what the patterns match held fixed.
+
+  Any Method takes the two: `plain.method(*freeze(model, optimizer, 'backbone/.*'))`.
+  """
+  rules = freeze_rules(*patterns)
+  return FrozenModel(model, tuple(patterns)), transform({TRAINED: optimizer}, rules)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenModel:
+  """A model whose parameters that match one of `patterns` take no gradient."""
+
+  model: nn.Module
+  patterns: tuple[str, ...]
+
+  def init(self, *args, **kwargs):
+    """As the model's."""
+    return self.model.init(*args, **kwargs)
+
+  def apply(self, variables, *args, **kwargs):
+    """As the model's, with frozen modules in evaluation mode."""
+
+    def is_frozen(path, _):
+      return any(re.fullmatch(p, path_name(path)) for p in self.patterns)
+
+    frozen = jax.tree_util.tree_map_with_path(is_frozen, variables['params'])
+    params = jax.tree.map(
+      lambda leaf, stop: jax.lax.stop_gradient(leaf) if stop else leaf,
+      variables['params'],
+      frozen,
+    )
+    with nn.intercept_methods(_evaluate_frozen(frozen)):
+      return self.model.apply({**variables, 'params': params}, *args, **kwargs)
+
+
+def _evaluate_frozen(frozen):
+  """A linen interceptor that takes modules frozen whole out of training mode."""
+
+  def intercept(next_call, args, kwargs, context):
+    tree = frozen
+    for name in context.module.path:
+      tree = tree.get(name, {}) if isinstance(tree, Mapping) else {}
+    leaves = jax.tree.leaves(tree)
+    if context.method_name == '__call__' and leaves and all(leaves):
+      for flag, value in (('train', False), ('use_running_average', True)):
+        if flag in inspect.signature(type(context.module).__call__).parameters:
+          bound = inspect.signature(next_call).bind(*args, **kwargs)
+          bound.arguments[flag] = value
+          args, kwargs = bound.args, bound.kwargs
+    return next_call(*args, **kwargs)
+
+  return intercept

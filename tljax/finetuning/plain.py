@@ -1,0 +1,33 @@
+"""Supervised training of a model, pretrained or not: plain fine-tuning."""
+
+import optax
+
+from tljax import losses
+from tljax.method import Method, apply_train, gradient_step, new_state, predict_with
+
+
+def method(
+  model, optimizer: optax.GradientTransformation, *, label_smoothing: float = 0.0
+) -> Method:
+  """Minimises the cross-entropy of labelled images.
+
+  What trains is the optimiser's and the model's business: with `labels.freeze` this
+  is feature extraction or partial fine-tuning; with no pretrained variables it is
+  training from scratch. A step takes `{'image', 'label'}`.
+
+  Args:
+    model: outputs by endpoint, among them 'logits'.
+    optimizer: moves the model's parameters.
+    label_smoothing: see `losses.cross_entropy`.
+  """
+
+  def init(key, variables, batch):
+    return new_state(key, model, optimizer, batch['image'], variables)
+
+  def loss_fn(params, state, batch, rng):
+    outputs, model_state = apply_train(model, params, state, batch['image'], rng)
+    logits, labels = outputs['logits'], batch['label']
+    loss = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return loss, (model_state, {'accuracy': losses.accuracy(logits, labels)})
+
+  return Method(init, gradient_step(loss_fn, optimizer), predict_with(model))

@@ -1,0 +1,42 @@
+"""Losses of predictions and labels: plain functions of arrays."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
+  """Mean cross-entropy, in nats.
+
+  Args:
+    logits: (N, K) float.
+    labels: (N,) integer, in [0, K).
+    label_smoothing: mass moved from the label to the uniform distribution over
+      all K classes (Szegedy et al., 2016, section 7).
+  """
+  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  targets = optax.smooth_labels(targets, label_smoothing)
+  return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+def domain_cross_entropy(source: jax.Array, target: jax.Array) -> jax.Array:
+  """Binary cross-entropy of a domain discriminator, in nats.
+
+  Args:
+    source: (N,) its logits for source examples, whose label is 1.
+    target: (M,) its logits for target examples, whose label is 0.
+
+  Returns:
+    The mean over the source plus the mean over the target, halved, so that the
+    two domains weigh the same whatever N and M.
+  """
+  on_source = optax.sigmoid_binary_cross_entropy(source, jnp.ones_like(source))
+  on_target = optax.sigmoid_binary_cross_entropy(target, jnp.zeros_like(target))
+  return (jnp.mean(on_source) + jnp.mean(on_target)) / 2
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Share of the N rows of (N, K) logits whose largest is at the label (N,)."""
+  return jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))

@@ -1,0 +1,1 @@
+"""Pure functions of features and predictions. They choose nothing and train nothing."""

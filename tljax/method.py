@@ -1,0 +1,219 @@
+"""The Method: transfer learning as three pure functions. Read this page first.
+
+What `optax.GradientTransformation` is to optimisers, `Method` is to transfer. All
+that changes during training is in one `TrainState`, a pytree: it can be jitted,
+sharded, donated, saved and resumed without knowing which method made it.
+
+A model is anything with flax linen's `init` and `apply` that returns its outputs
+by endpoint: `model.apply(variables, images, train=False)['logits']`.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax.errors import InputError
+
+Params = Any  # a pytree keyed by part: 'backbone', 'bottleneck', 'head', ...
+Variables = Mapping[str, Any]  # {'params': Params, 'batch_stats': ...}
+Batch = Mapping[str, Any]  # named streams of arrays with a leading batch axis
+Metrics = Mapping[str, jax.Array]  # scalars
+Outputs = Mapping[str, jax.Array]  # a model's outputs by endpoint
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes during training."""
+
+  step: jax.Array  # int32 (), completed steps; schedules read it
+  rng: jax.Array  # key of the run; step t uses fold_in(rng, t)
+  params: Params
+  model_state: Any  # mutable collections, such as batch_stats
+  opt_state: optax.OptState
+  memory: Any = ()  # a teacher, a queue, the pretrained weights
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What the model's `apply` takes, and another method's `init`."""
+    return {'params': self.params, **self.model_state}
+
+
+class Method(NamedTuple):
+  """A transfer-learning method.
+
+  Attributes:
+    init: `(key, variables, batch) -> state`. Parts that `variables` (None, or a
+      pretrained model's) does not hold are freshly initialised.
+    step: `(state, batch) -> (state, metrics)`. `train.fit` jits it and donates
+      the state.
+    predict: `(state, images) -> logits`. What is deployed.
+  """
+
+  init: Callable[[jax.Array, Variables | None, Batch], TrainState]
+  step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+  predict: Callable[[TrainState, jax.Array], jax.Array]
+
+
+# (params, state, batch, rng) -> (loss, (model_state, metrics))
+LossFn = Callable[
+  [Params, TrainState, Batch, jax.Array], tuple[jax.Array, tuple[Any, dict]]
+]
+
+
+def new_state(
+  key: jax.Array,
+  model: Any,
+  optimizer: optax.GradientTransformation,
+  images: jax.Array,
+  variables: Variables | None = None,
+  *,
+  init_params: Callable[[jax.Array, Outputs], Params] | None = None,
+) -> TrainState:
+  """Builds the state of a run.
+
+  Args:
+    key: typed key of the run.
+    model: the model; initialised on `images`, of which only shape and dtype matter.
+    optimizer: its state covers the model's and the extra parameters.
+    images: a batch, (N, H, W, C) float32 in [0, 1].
+    variables: pretrained variables. A part that they lack is drawn from `key`.
+    init_params: `(key, outputs) -> {part: params}` draws parameters beside the
+      model's, such as a discriminator's, from the model's abstract outputs.
+
+  Raises:
+    InputError: a pretrained leaf does not fit the model; the leaf is named.
+  """
+  model_key, extra_key, run_key = jax.random.split(key, 3)
+  model_variables = complete_variables(model_key, model, images, variables)
+  params = dict(model_variables.pop('params'))
+  if init_params is not None:
+    outputs = jax.eval_shape(
+      lambda v: model.apply(v, images, train=False),
+      {'params': params, **model_variables},
+    )
+    params |= init_params(extra_key, outputs)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    rng=run_key,
+    params=params,
+    model_state=model_variables,
+    opt_state=optimizer.init(params),
+  )
+
+
+def complete_variables(
+  key: jax.Array, model: Any, images: jax.Array, variables: Variables | None
+) -> dict[str, Any]:
+  """Returns copies of `variables`, with freshly drawn parts where it has none.
+
+  They are copies because `train.fit` donates the state they go into.
+  """
+
+  init = _jitted_init(model)
+  if not variables:
+    return dict(init(key, images))
+  wanted = jax.eval_shape(init, key, images)
+  missing = any(
+    part not in variables.get(collection, {})
+    for collection in wanted
+    for part in wanted[collection]
+  )
+  fresh = init(key, images) if missing else wanted
+
+  def take(collection):
+    given = variables.get(collection, {})
+    unknown = sorted(set(given) - set(wanted[collection]))
+    if unknown:
+      raise InputError(
+        f'{collection}/{unknown[0]}: the model has no such part '
+        f'(it has {sorted(wanted[collection])})'
+      )
+    parts = {
+      part: _fit(f'{collection}/{part}', tree, given[part]) if part in given else tree
+      for part, tree in fresh[collection].items()
+    }
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), parts)
+
+  return {collection: take(collection) for collection in wanted}
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted_init(model: Any) -> Callable[[jax.Array, jax.Array], Variables]:
+  """Cached, so that every seed's initialisation is one compilation."""
+  return jax.jit(lambda key, images: model.init(key, images, train=False))
+
+
+def _fit(name: str, wanted: Any, given: Any) -> Any:
+  """Returns `given`, whose leaves must be named and shaped as those of `wanted`."""
+
+  def by_path(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path): leaf.shape for path, leaf in leaves}
+
+  want, have = by_path(wanted), by_path(given)
+  for path in sorted(want.keys() | have.keys()):
+    if want.get(path) != have.get(path):
+      raise InputError(
+        f'{name}/{path}: the model wants shape {want.get(path, "no such leaf")}, '
+        f'the given variables have {have.get(path, "no such leaf")}'
+      )
+  return given
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """A leaf's path as text: 'backbone/stage1/conv/kernel'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def apply_train(
+  model: Any, params: Params, state: TrainState, images: jax.Array, rng: jax.Array
+) -> tuple[Outputs, Any]:
+  """Runs the model in training mode.
+
+  Returns:
+    Its outputs by endpoint and its updated mutable collections.
+  """
+  variables = {'params': params, **state.model_state}
+  outputs, model_state = model.apply(
+    variables,
+    images,
+    train=True,
+    mutable=list(state.model_state),
+    rngs={'dropout': rng},
+  )
+  return outputs, dict(model_state)
+
+
+def predict_with(model: Any) -> Callable[[TrainState, jax.Array], jax.Array]:
+  """Returns `(state, images) -> logits` of the model in evaluation mode."""
+
+  def predict(state, images):
+    return model.apply(state.variables, images, train=False)['logits']
+
+  return predict
+
+
+def gradient_step(
+  loss_fn: LossFn, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Builds the step that most methods have: one gradient of one loss."""
+
+  def step(state, batch):
+    rng = jax.random.fold_in(state.rng, state.step)
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (model_state, metrics)), grads = gradient(state.params, state, batch, rng)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      model_state=model_state,
+      opt_state=opt_state,
+    )
+    return state, {'loss': loss, **metrics}
+
+  return step

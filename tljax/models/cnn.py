@@ -1,0 +1,55 @@
+"""A small convolutional network for digits, trained from scratch in seconds."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from tljax.models.base import Classifier, Linear, Spec
+
+SPECS = {
+  'cnn': Spec(
+    input_size=16,
+    resize=16,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    stages=('stage1', 'stage2', 'stage3'),
+    feature_dim=64,
+  )
+}
+
+
+class Stage(nn.Module):
+  """3x3 convolution, batch norm, ReLU and, but for the last, 2x2 max-pool."""
+
+  features: int
+  pool: bool = True
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Conv(self.features, (3, 3), use_bias=False, name='conv')(x)
+    norm = nn.BatchNorm(momentum=0.9, name='norm')
+    x = nn.relu(norm(x, use_running_average=not train))
+    return _max_pool(x) if self.pool else x
+
+
+def _max_pool(x):
+  """2x2 max-pool. As a reshape its gradient costs a CPU far less than nn.max_pool's."""
+  n, h, w, c = x.shape
+  x = x[:, : h - h % 2, : w - w % 2]
+  return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+
+class CNN(nn.Module):
+  """Three stages and the mean over space."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    outputs = {}
+    for i, features in enumerate((16, 32, 64)):
+      name = f'stage{i + 1}'
+      outputs[name] = x = Stage(features, pool=i < 2, name=name)(x, train=train)
+    return {**outputs, 'features': jnp.mean(x, (1, 2))}
+
+
+def create(name: str, num_classes: int, **options) -> Classifier:
+  """Returns the network; it has no options."""
+  return Classifier(CNN(**options), Linear(num_classes), SPECS[name])

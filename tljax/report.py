@@ -1,0 +1,200 @@
+"""Run records to tables and plots, and the run's report page: one HTML file."""
+
+import base64
+import html
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from sklearn.manifold import TSNE
+from sklearn.metrics import ConfusionMatrixDisplay
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #f6f7f9;
+  margin: 0 auto; max-width: 60rem; padding: 2rem 1rem; }
+section { background: #fff; border: 1px solid #dde2e8; border-radius: 8px;
+  margin: 1.2rem 0; padding: 1rem 1.4rem; }
+h1 { margin: 0; } h2 { font-size: 1.15rem; margin: 0 0 .4rem; }
+p { margin: .3rem 0 .8rem; color: #4a5866; } img { max-width: 100%; }
+table { border-collapse: collapse; width: 100%; }
+th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #e6eaee; }
+th:first-child, td:first-child { text-align: left; }
+td { font-variant-numeric: tabular-nums; }
+"""
+_COLOURS = matplotlib.colormaps['tab10'].colors
+
+Rows = Sequence[Mapping[str, str]]  # one dict a row, all with the same keys
+
+
+def summarise(accuracies: Sequence[float], seconds: Sequence[float]) -> dict:
+  """Figures of one strategy over its seeds; the deviation is the sample's (n - 1)."""
+  return {
+    'accuracy_mean': float(np.mean(accuracies)),
+    'accuracy_std': float(np.std(accuracies, ddof=min(1, len(accuracies) - 1))),
+    'accuracy': [float(value) for value in accuracies],
+    'seconds': float(np.mean(seconds)),
+  }
+
+
+def strategy_rows(strategies: Mapping[str, dict]) -> Rows:
+  """Rows of the table of strategies: name, accuracy in percent, seconds."""
+  return [
+    {
+      'strategy': name.replace('_', ' '),
+      'accuracy (%)': f'{100 * s["accuracy_mean"]:.1f} ± {100 * s["accuracy_std"]:.1f}',
+      'seconds': f'{s["seconds"]:.1f}',
+    }
+    for name, s in strategies.items()
+  ]
+
+
+def print_table(rows: Rows, title: str) -> None:
+  """Prints the rows as a table on standard output."""
+  table = Table(title=title, title_justify='left')
+  for i, column in enumerate(rows[0]):
+    table.add_column(column, justify='left' if i == 0 else 'right', no_wrap=True)
+  for row in rows:
+    table.add_row(*row.values())
+  Console().print(table)
+
+
+class Page:
+  """The report page: sections of text, tables and pictures in one file."""
+
+  def __init__(self, title: str, summary: str):
+    self._title = html.escape(title)
+    self._sections = [f'<h1>{self._title}</h1><p>{html.escape(summary)}</p>']
+
+  def table(self, title: str, rows: Rows, text: str = '') -> None:
+    """Adds a section with a table."""
+
+    def line(tag, cells):
+      return ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)
+
+    body = ''.join(f'<tr>{line("td", row.values())}</tr>' for row in rows)
+    self._add(title, text, f'<table><tr>{line("th", rows[0])}</tr>{body}</table>')
+
+  def figure(self, title: str, figure: Figure, text: str = '') -> None:
+    """Adds a section with a picture, stored inside the page."""
+    file = io.BytesIO()
+    figure.savefig(file, format='png', dpi=110, bbox_inches='tight')
+    data = base64.b64encode(file.getvalue()).decode()
+    image = f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+    self._add(title, text, image)
+
+  def _add(self, title, text, body):
+    text = f'<p>{html.escape(text)}</p>' if text else ''
+    self._sections.append(
+      f'<section><h2>{html.escape(title)}</h2>{text}{body}</section>'
+    )
+
+  def save(self, path: pathlib.Path) -> None:
+    """Writes the page."""
+    path.write_text(
+      '<!doctype html><html lang="en"><meta charset="utf-8">'
+      '<meta name="viewport" content="width=device-width">'
+      f'<title>{self._title}</title><style>{_STYLE}</style>'
+      f'{"".join(self._sections)}</html>\n',
+      encoding='utf-8',
+    )
+
+
+def curves(records: Mapping[str, Sequence[Sequence[dict]]], *keys: str) -> Figure:
+  """Plots records over steps: a panel a key, a line a name, a band of one std.
+
+  Args:
+    records: by name, the records of each seed.
+    keys: of the records, such as 'loss'.
+  """
+  figure = Figure(figsize=(5 * len(keys), 3.4))
+  panels = figure.subplots(1, len(keys), squeeze=False)[0]
+  for axes, key in zip(panels, keys, strict=True):
+    for colour, (name, seeds) in zip(_COLOURS, records.items(), strict=False):
+      values = np.array([[r[key] for r in seed] for seed in seeds])
+      steps = [r['step'] for r in seeds[0]]
+      mean, std = values.mean(0), values.std(0)
+      axes.plot(steps, mean, color=colour, label=name)
+      axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
+    axes.set(xlabel='step', ylabel=key.replace('_', ' '))
+    axes.grid(alpha=0.3)
+  panels[-1].legend(fontsize=8)
+  figure.tight_layout()
+  return figure
+
+
+def bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
+  """Plots one bar a name: the mean over seeds, and each seed as a dot."""
+  figure = Figure(figsize=(7, 0.5 * len(values) + 1))
+  axes = figure.subplots()
+  for i, (colour, seeds) in enumerate(zip(_COLOURS, values.values(), strict=False)):
+    axes.barh(i, np.mean(seeds), color=colour, alpha=0.6)
+    axes.plot(seeds, [i] * len(seeds), 'k.', markersize=5)
+  axes.set_yticks(range(len(values)), [name.replace('_', ' ') for name in values])
+  axes.invert_yaxis()
+  axes.set(xlabel=label, xlim=(0, 1))
+  axes.grid(axis='x', alpha=0.3)
+  return figure
+
+
+def image_rows(rows: Mapping[str, np.ndarray]) -> Figure:
+  """Shows images, a named row each: (N, H, W, 3) uint8."""
+  count = max(len(images) for images in rows.values())
+  figure = Figure(figsize=(0.8 * count, 0.95 * len(rows)))
+  grid = figure.subplots(len(rows), count, squeeze=False)
+  for line, (name, images) in zip(grid, rows.items(), strict=True):
+    line[0].set_title(name, loc='left', fontsize=9)
+    for axes, image in zip(line, images, strict=False):
+      axes.imshow(image)
+    for axes in line:
+      axes.axis('off')
+  return figure
+
+
+def tsne(
+  features: Mapping[str, Mapping[str, np.ndarray]],
+  labels: Mapping[str, np.ndarray],
+  classes: Sequence[str],
+) -> Figure:
+  """Draws t-SNE maps of features: a panel a title, colour by class, marker by domain.
+
+  Args:
+    features: by title, by domain, (N, D). A panel's domains are embedded together.
+    labels: by domain, (N,); they only colour the picture.
+    classes: names, for the legend.
+  """
+  figure = Figure(figsize=(5.2 * len(features), 4.6))
+  panels = figure.subplots(1, len(features), squeeze=False)[0]
+  for axes, (title, domains) in zip(panels, features.items(), strict=True):
+    points = TSNE(random_state=0).fit_transform(np.concatenate([*domains.values()]))
+    ends = np.cumsum([len(rows) for rows in domains.values()])
+    parts = np.split(points, ends[:-1])
+    for marker, domain, part in zip('ox', domains, parts, strict=False):
+      colours = [_COLOURS[k % len(_COLOURS)] for k in labels[domain]]
+      axes.scatter(*part.T, c=colours, marker=marker, s=18, alpha=0.75, linewidths=1)
+      axes.scatter([], [], c='grey', marker=marker, label=domain)
+    axes.set(title=title, xticks=[], yticks=[])
+  for colour, name in zip(_COLOURS, classes, strict=False):
+    panels[-1].scatter([], [], color=colour, marker='s', label=name)
+  panels[-1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+  return figure
+
+
+def confusion(
+  labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
+) -> Figure:
+  """Draws the confusion matrix of labels (N,) and predicted labels (N,)."""
+  display = ConfusionMatrixDisplay.from_predictions(
+    labels,
+    predictions,
+    labels=range(len(classes)),
+    display_labels=classes,
+    cmap='Blues',
+    colorbar=False,
+    ax=Figure(figsize=(5.2, 5.2)).subplots(),
+  )
+  return display.figure_

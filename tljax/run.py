@@ -1,0 +1,94 @@
+"""The run folder: configuration, metrics, checkpoints, result."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from tljax.errors import InputError
+
+
+class Run:
+  """One run's folder. It never mixes two configurations and overwrites no run."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder
+
+  @classmethod
+  def open(cls, folder: str | pathlib.Path, config: dict, *, resume: bool) -> 'Run':
+    """Starts a run in a new or empty folder, or goes on with the one that is there.
+
+    Args:
+      folder: made where it is missing.
+      config: all that decides the run's result, JSON values.
+      resume: go on with the run in the folder, if there is one.
+
+    Raises:
+      InputError: the folder holds something else, or a run and `resume` is False.
+    """
+    folder = pathlib.Path(folder)
+    config = json.loads(json.dumps(config))
+    path = folder / 'config.json'
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      if path.exists():
+        _check_same(folder, json.loads(path.read_text()), config, resume)
+      elif any(not entry.name.startswith('.') for entry in folder.iterdir()):
+        raise InputError(
+          f'{folder} is not empty and holds no run; choose another --out'
+        )
+      else:
+        _write(path, json.dumps(config, indent=2) + '\n')
+    except (OSError, json.JSONDecodeError) as error:
+      raise InputError(f'cannot use --out {folder}: {error}; choose another') from error
+    return cls(folder)
+
+  def checkpoints(self, name: str) -> pathlib.Path:
+    """Folder of the checkpoints of the training `name`."""
+    return self.folder / 'checkpoints' / name
+
+  def records(self, name: str | None = None) -> list[dict]:
+    """Lines of metrics.jsonl, of all trainings or one, less a torn last line."""
+    path = self.folder / 'metrics.jsonl'
+    lines = path.read_text().split('\n')[:-1] if path.exists() else []
+    records = [json.loads(line) for line in lines]
+    return [r for r in records if name in (None, r['run'])]
+
+  def log(self, name: str, record: dict) -> None:
+    """Appends a record of the training `name` to metrics.jsonl."""
+    with open(self.folder / 'metrics.jsonl', 'a') as file:
+      file.write(json.dumps({'run': name, **record}) + '\n')
+
+  def rewind(self, name: str, step: int) -> None:
+    """Drops the records of the training `name` that come after `step`."""
+    kept = [r for r in self.records() if r['run'] != name or r['step'] <= step]
+    text = ''.join(json.dumps(record) + '\n' for record in kept)
+    _write(self.folder / 'metrics.jsonl', text)
+
+  def write_result(self, result: dict[str, Any]) -> None:
+    """Writes the final figures to result.json."""
+    _write(self.folder / 'result.json', json.dumps(result, indent=2) + '\n')
+
+
+def _check_same(folder, before, config, resume):
+  changed = sorted(
+    key for key in before.keys() | config.keys() if before.get(key) != config.get(key)
+  )
+  if changed:
+    key = changed[0]
+    raise InputError(
+      f'{folder} holds a run of another configuration ({key}: {before.get(key)!r} '
+      f'there, {config.get(key)!r} now); choose another --out'
+    )
+  if not resume:
+    raise InputError(
+      f'{folder} holds this run already; go on with it by --resume, '
+      'or choose another --out'
+    )
+
+
+def _write(path, text):
+  """Writes a file whole or not at all."""
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_text(text)
+  os.replace(partial, path)

@@ -1,0 +1,282 @@
+"""fit and evaluate: the only loop, for any Method."""
+
+import collections
+import contextlib
+import functools
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from rich import progress
+from rich.console import Console
+
+from tljax import sharding
+from tljax.checkpoint import Checkpoints
+from tljax.data.batches import to_float
+from tljax.data.dataset import Dataset
+from tljax.errors import InputError
+from tljax.measures import scores
+from tljax.method import Batch, Method, TrainState, Variables
+from tljax.run import Run
+
+# Steps that may be under way on the device: enough to hide the host, few enough that
+# waiting batches do not pile up in memory.
+_IN_FLIGHT = 8
+
+
+def fit(
+  method: Method,
+  state: TrainState,
+  batches: Callable[[int], Batch],
+  steps: int,
+  *,
+  evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+  every: int | None = None,
+  run: Run | None = None,
+  name: str = 'train',
+  mesh: jax.sharding.Mesh | None = None,
+) -> tuple[TrainState, list[dict]]:
+  """Trains until `steps` steps are completed.
+
+  Every so often the metrics are fetched, the state is evaluated, a record is logged
+  and a checkpoint saved. With `run`, training goes on from the newest checkpoint that
+  the folder holds and ends bit-identical to a run that was never cut short. On SIGINT
+  or SIGTERM it saves and raises KeyboardInterrupt.
+
+  Args:
+    method: what to train; its step is jitted once, and the state donated.
+    state: where to start; its arrays are consumed.
+    batches: the batch of a step, counted from 0: a pure function.
+    steps: total of completed steps at the end.
+    evaluate: figures of a state, such as `{'accuracy': 0.9}`.
+    every: steps between records; by default a tenth of `steps`.
+    run: folder for records and checkpoints; without it nothing is written.
+    name: of this training within the run.
+    mesh: devices that share each batch; by default all of them.
+
+  Returns:
+    The last state, and the records: dicts with 'step', 'seconds' of training since
+    step 0, the step's metrics and the evaluated figures.
+
+  Raises:
+    InputError: the loss is not finite; the last good state stays saved.
+  """
+  mesh = mesh or sharding.data_mesh()
+  every = every or max(1, steps // 10)
+  whole = sharding.replicated(mesh)
+  state = jax.device_put(state, whole)
+  step_fn = jax.jit(method.step, donate_argnums=0, out_shardings=whole)
+  with contextlib.ExitStack() as stack:
+    checkpoints = None
+    if run:
+      checkpoints = stack.enter_context(Checkpoints(run.checkpoints(name)))
+      state = _resume(checkpoints, run, name, state)
+    records = run.records(name) if run else []
+    bar = stack.enter_context(_Bar(name, int(state.step), steps))
+    stopped = stack.enter_context(_stop_signals())
+    started = time.perf_counter() - (records[-1]['seconds'] if records else 0.0)
+    under_way = collections.deque()
+    for step in range(int(state.step), steps):
+      batch = sharding.shard_batch(batches(step), mesh)
+      state, metrics = step_fn(state, batch)
+      under_way.append(metrics['loss'])
+      if len(under_way) > _IN_FLIGHT:
+        bar.update(step + 1 - _IN_FLIGHT, under_way.popleft())
+      completed = step + 1
+      if completed % every == 0 or completed == steps:
+        record = {'step': completed, **{k: float(v) for k, v in metrics.items()}}
+        if not math.isfinite(record['loss']):
+          raise InputError(
+            f'{name}: the loss is {record["loss"]} at step {completed}; '
+            'lower the learning rate'
+          )
+        paused = time.perf_counter()
+        record['seconds'] = round(paused - started, 3)
+        record |= evaluate(state) if evaluate else {}
+        records.append(record)
+        if run:
+          run.log(name, record)
+          checkpoints.save(completed, state)
+        started += time.perf_counter() - paused
+        bar.update(completed, record['loss'])
+      if stopped:
+        if run:
+          checkpoints.save(completed, state)
+        raise KeyboardInterrupt
+  return state, records
+
+
+class Trial(NamedTuple):
+  """What one training gave.
+
+  Attributes:
+    state: the last state.
+    records: see `fit`.
+    logits: (N, K), of the examples that the trial is judged on.
+    accuracy: on them, once, at the end.
+  """
+
+  state: TrainState
+  records: list[dict]
+  logits: np.ndarray
+  accuracy: float
+
+  @property
+  def seconds(self) -> float:
+    """Seconds of training, compilation included."""
+    return self.records[-1]['seconds']
+
+
+def trial(
+  method: Method,
+  batches: Callable[[int], Batch],
+  steps: int,
+  splits: Mapping[str, Dataset],
+  *,
+  seed: int,
+  variables: Variables | None = None,
+  run: Run | None = None,
+  name: str = 'train',
+) -> Trial:
+  """Initialises, fits and judges a method with one seed.
+
+  The 'validation' split gives the curve; the 'test' split, where there is one, the
+  final accuracy. No choice is made by either.
+  """
+  logits = predictor(method)
+
+  def accuracy(state, split):
+    return scores.accuracy(logits(state, split.images), split.labels)
+
+  validation = splits['validation']
+  state, records = fit(
+    method,
+    method.init(jax.random.key(seed), variables, batches(0)),
+    batches,
+    steps,
+    evaluate=lambda state: {'validation_accuracy': accuracy(state, validation)},
+    run=run,
+    name=f'{name}-{seed}',
+  )
+  judged = splits.get('test', validation)
+  outputs = logits(state, judged.images)
+  return Trial(state, records, outputs, scores.accuracy(outputs, judged.labels))
+
+
+@functools.lru_cache(maxsize=16)
+def predictor(
+  method: Method, batch_size: int = 256
+) -> Callable[[TrainState, np.ndarray], np.ndarray]:
+  """Returns `(state, images) -> logits` over a whole set, compiled once.
+
+  Images are (N, H, W, C) uint8, logits (N, K) float32.
+  """
+  predict = jax.jit(lambda state, images: method.predict(state, to_float(images)))
+  return lambda state, images: in_batches(
+    functools.partial(predict, state), images, batch_size
+  )
+
+
+def in_batches(
+  function: Callable[[np.ndarray], jax.Array], array: np.ndarray, batch_size: int
+) -> np.ndarray:
+  """Returns `function(array)`, computed over batches that all have one shape.
+
+  The last batch is padded with zeros and the padding's results are dropped, so every
+  row counts once and the function is compiled once.
+  """
+  parts = []
+  for start in range(0, len(array), batch_size):
+    part = array[start : start + batch_size]
+    padding = [(0, batch_size - len(part))] + [(0, 0)] * (array.ndim - 1)
+    parts.append(np.asarray(function(np.pad(part, padding)))[: len(part)])
+  return np.concatenate(parts)
+
+
+def _resume(checkpoints, run, name, state):
+  step = checkpoints.latest_step()
+  run.rewind(name, step or 0)
+  return state if step is None else checkpoints.restore(like=state)
+
+
+@contextlib.contextmanager
+def _stop_signals():
+  """Yields a list that is empty until SIGINT or SIGTERM; a second signal is obeyed.
+
+  An exception in the middle of a step would lose the state, which is donated to it.
+  """
+  received = []
+  if threading.current_thread() is not threading.main_thread():
+    yield received
+    return
+  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+  def note(number, _):
+    received.append(number)
+    signal.signal(number, before[number])
+
+  for number in before:
+    signal.signal(number, note)
+  try:
+    yield received
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+class _Bar:
+  """Progress on standard error: steps, rate, time left, loss.
+
+  A bar in a terminal; elsewhere a line every ten seconds.
+  """
+
+  def __init__(self, name, start, steps):
+    self._console = Console(stderr=True)
+    self._bar = progress.Progress(
+      progress.TextColumn('{task.description}'),
+      progress.BarColumn(),
+      progress.MofNCompleteColumn(),
+      progress.TextColumn('{task.fields[rate]} loss {task.fields[loss]}'),
+      progress.TimeRemainingColumn(),
+      console=self._console,
+      transient=True,
+      disable=not self._console.is_terminal,
+    )
+    self._task = self._bar.add_task(
+      name, total=steps, completed=start, rate='', loss='-'
+    )
+    self._name, self._start, self._steps = name, start, steps
+    self._pause = 0.5 if self._console.is_terminal else 10.0
+    self._began = self._drawn = time.perf_counter()
+
+  def update(self, completed, loss):
+    """Draws now and then; always waits for the step whose loss this is."""
+    jax.block_until_ready(loss)
+    now = time.perf_counter()
+    if now - self._drawn < self._pause:
+      return
+    self._drawn = now
+    rate = (completed - self._start) / (now - self._began)
+    loss = f'{float(loss):.3f}'
+    text = f'{rate:.1f} steps/s'
+    self._bar.update(self._task, completed=completed, rate=text, loss=loss)
+    if not self._console.is_terminal:
+      left = (self._steps - completed) / rate
+      print(
+        f'{self._name}: step {completed}/{self._steps}, {text}, {left:.0f} s left, '
+        f'loss {loss}',
+        file=sys.stderr,
+      )
+
+  def __enter__(self):
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    self._bar.stop()
