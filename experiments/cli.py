@@ -7,13 +7,25 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
+import optax
 import tyro
 
-from tljax import report
+from tljax import data, models, report, weights
+from tljax.data import augment
+from tljax.data.dataset import Dataset
 from tljax.errors import InputError
+from tljax.method import Variables
 from tljax.run import Run
 from tljax.train import Trial
+
+AUGMENTS = {
+  'none': None,
+  'flip': augment.flip,
+  'invert_contrast': augment.invert_contrast,
+}
+Augment = Literal['none', 'flip', 'invert_contrast']
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -48,6 +60,50 @@ def _plain(value):
   return str(value) if isinstance(value, pathlib.Path) else value
 
 
+@dataclasses.dataclass(kw_only=True)
+class ModelFlags(Flags):
+  """Flags of the scripts that train a named model."""
+
+  model: str = 'squeezenet1_1'
+  """Architecture; a wrong name lists them all."""
+  weights: str | None = None
+  """File of pretrained weights, in a published layout; without it, from scratch."""
+  image_size: int | None = None
+  """Height and width in pixels; by default the model's own."""
+  epochs: int = 10
+  """Passes over the training set."""
+  learning_rate: float = 1e-3
+  """Adam's, at the first step; it falls to 0 along a cosine."""
+  skip_corrupt: bool = False
+  """Leave out images that cannot be read, and count them."""
+
+  def load_data(self, spec: str) -> dict[str, Dataset]:
+    """Returns the splits of a data set, at the model's size."""
+    size = self.image_size or models.spec(self.model).input_size
+    return data.load(spec, size, skip_corrupt=self.skip_corrupt)
+
+  def load_model(self, num_classes: int) -> tuple[models.Classifier, Variables | None]:
+    """Returns the model with a new linear head, and its pretrained backbone."""
+    model = models.create(self.model).clone(head=models.Linear(num_classes))
+    if self.weights is None:
+      return model, None
+    return model, weights.load_backbone(self.model, self.weights)
+
+  def load_optimizer(self, steps: int) -> optax.GradientTransformation:
+    """Returns Adam along a cosine over `steps`."""
+    return optax.adam(optax.cosine_decay_schedule(self.learning_rate, steps))
+
+  def describe(self, splits: dict[str, Dataset], steps: int) -> str:
+    """Says what the figures are, for the report page."""
+    judged = 'test' if 'test' in splits else 'validation'
+    start = f'weights from {self.weights}' if self.weights else 'no pretrained weights'
+    return (
+      f'Accuracy on {len(splits[judged])} {judged} images of '
+      f'{len(splits[judged].classes)} classes. {self.model}, {start}, {steps} steps of '
+      f'{self.batch_size} images, last step judged.'
+    )
+
+
 def conclude(
   run: Run, trials: Mapping[str, Sequence[Trial]], title: str, text: str, **facts
 ) -> report.Page:
@@ -66,7 +122,9 @@ def conclude(
   }
   rows = report.strategy_rows(strategies)
   report.print_table(rows, title)
-  run.write_result({'strategies': strategies, **facts})
+  if len(strategies) == 1:
+    facts['accuracy'] = next(iter(strategies.values()))['accuracy_mean']
+  run.write_result({**facts, 'strategies': strategies})
   print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
   page = report.Page(title, text)
   page.table('Results', rows, 'Mean and standard deviation over seeds; training time.')
@@ -101,7 +159,7 @@ def _parse(flags):
   message = io.StringIO()
   try:
     with contextlib.redirect_stderr(message):
-      return tyro.cli(flags)
+      return tyro.cli(flags, config=(tyro.conf.FlagCreatePairsOff,))
   except SystemExit as stop:
     if stop.code in (None, 0):  # --help
       raise

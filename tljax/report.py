@@ -118,11 +118,11 @@ def curves(records: Mapping[str, Sequence[Sequence[dict]]], *keys: str) -> Figur
       values = np.array([[r[key] for r in seed] for seed in seeds])
       steps = [r['step'] for r in seeds[0]]
       mean, std = values.mean(0), values.std(0)
-      axes.plot(steps, mean, color=colour, label=name)
+      axes.plot(steps, mean, color=colour, label=name.replace('_', ' '))
       axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
     axes.set(xlabel='step', ylabel=key.replace('_', ' '))
     axes.grid(alpha=0.3)
-  panels[-1].legend(fontsize=8)
+  panels[-1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
   figure.tight_layout()
   return figure
 
@@ -177,7 +177,7 @@ def tsne(
       colours = [_COLOURS[k % len(_COLOURS)] for k in labels[domain]]
       axes.scatter(*part.T, c=colours, marker=marker, s=18, alpha=0.75, linewidths=1)
       axes.scatter([], [], c='grey', marker=marker, label=domain)
-    axes.set(title=title, xticks=[], yticks=[])
+    axes.set(title=title.replace('_', ' '), xticks=[], yticks=[])
   for colour, name in zip(_COLOURS, classes, strict=False):
     panels[-1].scatter([], [], color=colour, marker='s', label=name)
   panels[-1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))

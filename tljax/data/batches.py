@@ -79,8 +79,8 @@ def pair(
 
 
 def to_float(images: jax.Array) -> jax.Array:
-  """Maps uint8 images to float32 in [0, 1]."""
-  return images.astype(jnp.float32) / 255.0
+  """Maps uint8 images to float32 in [0, 1]; features, already float, stay."""
+  return images / jnp.float32(255) if images.dtype == jnp.uint8 else images
 
 
 def steps_for(dataset: Dataset, epochs: int, batch_size: int) -> int:

@@ -1,4 +1,4 @@
-"""A set of labelled images in memory, and its deterministic subsets."""
+"""A set of labelled images or features in memory, and its deterministic subsets."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ class Dataset:
   """Labelled images.
 
   Attributes:
-    images: (N, H, W, 3) uint8.
+    images: (N, H, W, 3) uint8, or features (N, D) float32 in their place.
     labels: (N,) int32, in [0, K).
     classes: K names.
   """
@@ -79,3 +79,14 @@ def stratified(
     for name, part in zip(fractions, np.split(members, cuts), strict=True):
       parts[name].append(part)
   return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
+
+
+def check_same_classes(source: Dataset, target: Dataset) -> None:
+  """Raises InputError, and names a class, unless both sets have the same classes."""
+  lone = sorted(set(source.classes) ^ set(target.classes))
+  if lone:
+    where = 'source' if lone[0] in source.classes else 'target'
+    raise InputError(
+      f'class {lone[0]!r} is in the {where} only; both domains need the same classes '
+      f'({len(source.classes)} in the source, {len(target.classes)} in the target)'
+    )

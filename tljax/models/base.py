@@ -62,7 +62,11 @@ class Classifier(nn.Module):
 
   def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """Maps images (N, H, W, C), float32 in [0, 1], to outputs by endpoint."""
+    outputs = self.embed(images, train=train)
+    return {**outputs, 'logits': self.head(outputs, train=train)}
+
+  def embed(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    """As `__call__`, but without the head and its logits."""
     mean = jnp.asarray(self.spec.mean, images.dtype)
     std = jnp.asarray(self.spec.std, images.dtype)
-    outputs = self.backbone((images - mean) / std, train=train)
-    return {**outputs, 'logits': self.head(outputs, train=train)}
+    return self.backbone((images - mean) / std, train=train)

@@ -1,0 +1,57 @@
+"""Fine-tunes a pretrained network, whole or in part, or trains it from scratch.
+
+  python -m experiments.finetune --data folder:hymenoptera_data \
+    --weights squeezenet1_1.safetensors --out runs/fine-tuned
+
+Without --weights it trains from scratch.
+"""
+
+import dataclasses
+
+from experiments import cli
+from tljax import train
+from tljax.data import batches
+from tljax.finetuning import labels, plain
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags(cli.ModelFlags):
+  """Fine-tunes a network on labelled images."""
+
+  data: str
+  """digits, digits-m, or folder:PATH with a folder of images per class."""
+  freeze: tuple[str, ...] = ()
+  """Regular expressions of parameter paths to hold fixed: 'backbone/stage[12]/.*'."""
+  learning_rate: float = 1e-4
+  augment: cli.Augment = 'flip'
+  """Random change of the training images."""
+
+
+def finetune(flags: Flags) -> None:
+  splits = flags.load_data(flags.data)
+  training, augment = splits['train'], cli.AUGMENTS[flags.augment]
+  steps = batches.steps_for(training, flags.epochs, flags.batch_size)
+  streams = {
+    seed: batches.stream(training, flags.batch_size, seed, augment)
+    for seed in flags.seed_range()
+  }
+  model, variables = flags.load_model(len(training.classes))
+  optimizer = flags.load_optimizer(steps)
+  if flags.freeze:
+    model, optimizer = labels.freeze(model, optimizer, *flags.freeze)
+  method = plain.method(model, optimizer)
+  name = 'scratch' if variables is None else 'fine_tuning'
+  run = flags.open_run(fingerprint=training.fingerprint())
+
+  trials = [
+    train.trial(
+      method, stream, steps, splits, seed=seed, variables=variables, run=run, name=name
+    )
+    for seed, stream in streams.items()
+  ]
+  page = cli.conclude(run, {name: trials}, flags.data, flags.describe(splits, steps))
+  page.save(run.folder / 'report.html')
+
+
+if __name__ == '__main__':
+  cli.main(finetune, Flags)
