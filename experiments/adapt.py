@@ -9,10 +9,12 @@ Trains on the source alone as well, with as many steps, to show what the method 
 import dataclasses
 
 from experiments import cli
-from tljax import adaptation, train
+from tljax import adaptation
 from tljax.adaptation import adversarial
-from tljax.data import batches, dataset
+from tljax.data import batches
+from tljax.data.dataset import check_same_classes
 from tljax.finetuning import plain
+from tljax.train import Plan, compare
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,47 +35,30 @@ class Flags(cli.ModelFlags):
 
 def adapt(flags: Flags) -> None:
   source, target = flags.load_data(flags.source), flags.load_data(flags.target)
-  dataset.check_same_classes(source['train'], target['train'])
+  check_same_classes(source['train'], target['train'])
   steps = batches.steps_for(source['train'], flags.epochs, flags.batch_size)
   model, variables = flags.load_model(len(source['train'].classes))
   optimizer = flags.load_optimizer(steps)
   strength = adversarial.ramp(steps, peak=flags.strength)
-  methods = {
-    'source_only': plain.method(model, optimizer),
-    flags.method: adaptation.create(flags.method, model, optimizer, strength=strength),
-  }
-
-  augment = cli.AUGMENTS[flags.augment]
-
-  def stream(name, seed):
+  source_only = plain.method(model, optimizer)
+  adapted = adaptation.create(flags.method, model, optimizer, strength=strength)
+  plans = {}
+  for seed in flags.seed_range():
     on_source, on_target = (
-      batches.stream(domain['train'], flags.batch_size, seed, augment)
+      batches.stream(
+        domain['train'], flags.batch_size, seed, cli.AUGMENTS[flags.augment]
+      )
       for domain in (source, target)
     )
-    return on_source if name == 'source_only' else batches.pair(on_source, on_target)
-
-  streams = {(n, seed): stream(n, seed) for seed in flags.seed_range() for n in methods}
-  run = flags.open_run(
-    fingerprint=[source['train'].fingerprint(), target['train'].fingerprint()]
-  )
-
-  trials = {name: [] for name in methods}
-  for (name, seed), stream in streams.items():
-    trials[name].append(
-      train.trial(
-        methods[name],
-        stream,
-        steps,
-        target,
-        seed=seed,
-        variables=variables,
-        run=run,
-        name=name,
-      )
-    )
+    plans[seed] = {
+      'source_only': Plan(source_only, on_source, variables),
+      flags.method: Plan(adapted, batches.pair(on_source, on_target), variables),
+    }
+  prints = [source['train'].fingerprint(), target['train'].fingerprint()]
+  run = flags.open_run(fingerprint=prints)
+  trials = compare(plans, steps, target, run)
   title = f'From {flags.source} to {flags.target}'
-  page = cli.conclude(run, trials, title, flags.describe(target, steps))
-  page.save(run.folder / 'report.html')
+  cli.conclude(run, trials, title, flags.describe(target, steps)).save()
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -126,7 +127,7 @@ def conclude(
     facts['accuracy'] = next(iter(strategies.values()))['accuracy_mean']
   run.write_result({**facts, 'strategies': strategies})
   print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
-  page = report.Page(title, text)
+  page = report.Page(run.folder / 'report.html', title, text)
   page.table('Results', rows, 'Mean and standard deviation over seeds; training time.')
   page.figure(
     'Accuracy',
@@ -147,6 +148,7 @@ def conclude(
 
 def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:
   """Runs `job(flags)`; exits with 2 and one line on bad input, 130 on an interrupt."""
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     job(_parse(flags))
   except InputError as error:

@@ -7,11 +7,11 @@
 import dataclasses
 
 from experiments import cli
-from tljax import train
 from tljax.data import batches
 from tljax.extraction.features import extract_splits
 from tljax.extraction.linear import LinearProbe
 from tljax.finetuning import plain
+from tljax.train import Plan, compare
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -27,30 +27,21 @@ class Flags(cli.ModelFlags):
 
 def extract(flags: Flags) -> None:
   splits = flags.load_data(flags.data)
-  steps = batches.steps_for(splits['train'], flags.epochs, flags.batch_size)
-  batches.check_batch_size(flags.batch_size, len(splits['train']))
-  classes = len(splits['train'].classes)
+  training, classes = splits['train'], len(splits['train'].classes)
+  steps = batches.steps_for(training, flags.epochs, flags.batch_size)
+  batches.check_batch_size(flags.batch_size, len(training))
   model, variables = flags.load_model(classes)
   method = plain.method(LinearProbe(classes), flags.load_optimizer(steps))
   seeds = flags.seed_range()
-  run = flags.open_run(fingerprint=splits['train'].fingerprint())
+  run = flags.open_run(fingerprint=training.fingerprint())
 
   features = extract_splits(model, variables, splits)
-  trials = [
-    train.trial(
-      method,
-      batches.stream(features['train'], flags.batch_size, seed),
-      steps,
-      features,
-      seed=seed,
-      run=run,
-      name='feature_extraction',
-    )
-    for seed in seeds
-  ]
-  text = flags.describe(splits, steps)
-  page = cli.conclude(run, {'feature_extraction': trials}, flags.data, text)
-  page.save(run.folder / 'report.html')
+  plans = {}
+  for seed in seeds:
+    stream = batches.stream(features['train'], flags.batch_size, seed)
+    plans[seed] = {'feature_extraction': Plan(method, stream)}
+  trials = compare(plans, steps, features, run)
+  cli.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
 
 
 if __name__ == '__main__':

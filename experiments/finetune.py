@@ -9,9 +9,9 @@ Without --weights it trains from scratch.
 import dataclasses
 
 from experiments import cli
-from tljax import train
 from tljax.data import batches
 from tljax.finetuning import labels, plain
+from tljax.train import Plan, compare
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -31,26 +31,19 @@ def finetune(flags: Flags) -> None:
   splits = flags.load_data(flags.data)
   training, augment = splits['train'], cli.AUGMENTS[flags.augment]
   steps = batches.steps_for(training, flags.epochs, flags.batch_size)
-  streams = {
-    seed: batches.stream(training, flags.batch_size, seed, augment)
-    for seed in flags.seed_range()
-  }
   model, variables = flags.load_model(len(training.classes))
   optimizer = flags.load_optimizer(steps)
   if flags.freeze:
     model, optimizer = labels.freeze(model, optimizer, *flags.freeze)
   method = plain.method(model, optimizer)
   name = 'scratch' if variables is None else 'fine_tuning'
+  plans = {}
+  for seed in flags.seed_range():
+    stream = batches.stream(training, flags.batch_size, seed, augment)
+    plans[seed] = {name: Plan(method, stream, variables)}
   run = flags.open_run(fingerprint=training.fingerprint())
-
-  trials = [
-    train.trial(
-      method, stream, steps, splits, seed=seed, variables=variables, run=run, name=name
-    )
-    for seed, stream in streams.items()
-  ]
-  page = cli.conclude(run, {name: trials}, flags.data, flags.describe(splits, steps))
-  page.save(run.folder / 'report.html')
+  trials = compare(plans, steps, splits, run)
+  cli.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
 
 
 if __name__ == '__main__':

@@ -118,6 +118,11 @@ def complete_variables(
   if not variables:
     return dict(init(key, images))
   wanted = jax.eval_shape(init, key, images)
+  unknown = sorted(set(variables) - set(wanted))
+  if unknown:
+    raise InputError(
+      f'{unknown[0]!r}: the model has no such collection (it has {sorted(wanted)})'
+    )
   missing = any(
     part not in variables.get(collection, {})
     for collection in wanted

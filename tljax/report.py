@@ -14,6 +14,8 @@ from rich.table import Table
 from sklearn.manifold import TSNE
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from tljax.data.dataset import Dataset
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #f6f7f9;
   margin: 0 auto; max-width: 60rem; padding: 2rem 1rem; }
@@ -66,7 +68,8 @@ def print_table(rows: Rows, title: str) -> None:
 class Page:
   """The report page: sections of text, tables and pictures in one file."""
 
-  def __init__(self, title: str, summary: str):
+  def __init__(self, path: pathlib.Path, title: str, summary: str):
+    self._path = path
     self._title = html.escape(title)
     self._sections = [f'<h1>{self._title}</h1><p>{html.escape(summary)}</p>']
 
@@ -93,9 +96,34 @@ class Page:
       f'<section><h2>{html.escape(title)}</h2>{text}{body}</section>'
     )
 
-  def save(self, path: pathlib.Path) -> None:
+  def domains(
+    self,
+    splits: Mapping[str, Dataset],
+    features: Mapping[str, Mapping[str, np.ndarray]],
+  ) -> None:
+    """Adds images of each domain, and t-SNE maps of their features.
+
+    Args:
+      splits: by domain.
+      features: by title of the map, by domain, (N, D).
+    """
+    images = {domain: split.images[:12] for domain, split in splits.items()}
+    self.figure('The domains', image_rows(images))
+    labels = {domain: split.labels for domain, split in splits.items()}
+    self.figure(
+      'Features before and after adaptation',
+      tsne(features, labels, next(iter(splits.values())).classes),
+      't-SNE of test images of both domains, first seed. Labels only colour it.',
+    )
+
+  def confusion(self, name: str, split: Dataset, predictions: np.ndarray) -> None:
+    """Adds the confusion matrix of the strategy's predictions (N,)."""
+    figure = confusion(split.labels, predictions, split.classes)
+    self.figure(f'Confusion of {name}', figure, 'First seed.')
+
+  def save(self) -> None:
     """Writes the page."""
-    path.write_text(
+    self._path.write_text(
       '<!doctype html><html lang="en"><meta charset="utf-8">'
       '<meta name="viewport" content="width=device-width">'
       f'<title>{self._title}</title><style>{_STYLE}</style>'

@@ -169,6 +169,53 @@ def trial(
   return Trial(state, records, outputs, scores.accuracy(outputs, judged.labels))
 
 
+class Plan(NamedTuple):
+  """One training of a comparison.
+
+  Attributes:
+    method: what to train.
+    batches: see `fit`.
+    start: pretrained variables, or the name of an earlier plan to start from; None
+      starts from scratch.
+  """
+
+  method: Method
+  batches: Callable[[int], Batch]
+  start: Variables | str | None = None
+
+
+def compare(
+  plans: Mapping[int, Mapping[str, Plan]],
+  steps: int,
+  splits: Mapping[str, Dataset],
+  run: Run | None = None,
+) -> dict[str, list[Trial]]:
+  """Runs plans by seed and name, all with the same steps and on the same splits.
+
+  Returns:
+    By name, a trial a seed.
+  """
+  trials = collections.defaultdict(list)
+  for seed, named in plans.items():
+    for name, plan in named.items():
+      start = plan.start
+      if isinstance(start, str):
+        start = trials[start][-1].state.variables
+      trials[name].append(
+        trial(
+          plan.method,
+          plan.batches,
+          steps,
+          splits,
+          seed=seed,
+          variables=start,
+          run=run,
+          name=name,
+        )
+      )
+  return dict(trials)
+
+
 @functools.lru_cache(maxsize=16)
 def predictor(
   method: Method, batch_size: int = 256

@@ -18,7 +18,7 @@ def _forward(x, strength):
 
 
 def _backward(strength, gradient):
-  return (-strength * gradient).astype(gradient.dtype), None
+  return -jnp.asarray(strength, gradient.dtype) * gradient, None
 
 
 reverse_gradient.defvjp(_forward, _backward)

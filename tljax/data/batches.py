@@ -80,7 +80,9 @@ def pair(
 
 def to_float(images: jax.Array) -> jax.Array:
   """Maps uint8 images to float32 in [0, 1]; features, already float, stay."""
-  return images / jnp.float32(255) if images.dtype == jnp.uint8 else images
+  if images.dtype == jnp.uint8:
+    return images.astype(jnp.float32) / 255.0
+  return images
 
 
 def steps_for(dataset: Dataset, epochs: int, batch_size: int) -> int:

@@ -6,17 +6,18 @@ from tljax.models.base import Linear
 
 
 class LinearProbe(nn.Module):
-  """Maps features (N, D) to `{'features', 'logits'}`.
+  """Standardises features (N, D), then maps them linearly: `{'features', 'logits'}`.
 
-  Its parameters are `{'head': ...}` as those of a `Classifier` with a `Linear` head,
-  so that the two put together are one network again.
+  The standardisation is a batch norm without scale and bias, as in MAE's linear
+  probes (He et al., 2022, appendix A.1): features of a convolutional network differ
+  by orders of magnitude in scale, and one learning rate then suits few of them.
   """
 
   num_classes: int
 
-  def setup(self):
-    self.head = Linear(self.num_classes)
-
+  @nn.compact
   def __call__(self, features, train=False):
-    outputs = {'features': features}
-    return {**outputs, 'logits': self.head(outputs, train=train)}
+    norm = nn.BatchNorm(momentum=0.9, use_scale=False, use_bias=False, name='norm')
+    outputs = {'features': norm(features, use_running_average=not train)}
+    logits = Linear(self.num_classes, name='head')(outputs, train=train)
+    return {**outputs, 'logits': logits}

@@ -119,7 +119,9 @@ def _evaluate_frozen(frozen):
     leaves = jax.tree.leaves(tree)
     if context.method_name == '__call__' and leaves and all(leaves):
       for flag, value in (('train', False), ('use_running_average', True)):
-        if flag in inspect.signature(type(context.module).__call__).parameters:
+        takes = inspect.signature(type(context.module).__call__).parameters
+        # A flag given to the constructor was derived from a frozen parent's `train`.
+        if flag in takes and getattr(context.module, flag, None) is None:
           bound = inspect.signature(next_call).bind(*args, **kwargs)
           bound.arguments[flag] = value
           args, kwargs = bound.args, bound.kwargs

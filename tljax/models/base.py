@@ -67,6 +67,7 @@ class Classifier(nn.Module):
 
   def embed(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """As `__call__`, but without the head and its logits."""
-    mean = jnp.asarray(self.spec.mean, images.dtype)
-    std = jnp.asarray(self.spec.std, images.dtype)
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    mean = jnp.asarray(self.spec.mean, images.dtype).reshape(shape)
+    std = jnp.asarray(self.spec.std, images.dtype).reshape(shape)
     return self.backbone((images - mean) / std, train=train)
