@@ -106,7 +106,7 @@ def fit(
         started += time.perf_counter() - paused
         bar.update(completed, record['loss'])
       if stopped:
-        if run:
+        if run and math.isfinite(metrics['loss']):
           checkpoints.save(completed, state)
         raise KeyboardInterrupt
   return state, records

@@ -119,9 +119,10 @@ def _evaluate_frozen(frozen):
     leaves = jax.tree.leaves(tree)
     if context.method_name == '__call__' and leaves and all(leaves):
       for flag, value in (('train', False), ('use_running_average', True)):
-        takes = inspect.signature(type(context.module).__call__).parameters
-        # A flag given to the constructor was derived from a frozen parent's `train`.
-        if flag in takes and getattr(context.module, flag, None) is None:
+        if flag in inspect.signature(type(context.module).__call__).parameters:
+          if getattr(context.module, flag, None) is not None:
+            # Given to the constructor; linen takes it once. The module is this call's.
+            object.__setattr__(context.module, flag, None)
           bound = inspect.signature(next_call).bind(*args, **kwargs)
           bound.arguments[flag] = value
           args, kwargs = bound.args, bound.kwargs

@@ -1,0 +1,1 @@
+"""Times the core steps beside PyTorch doing the same work: see README.md here."""

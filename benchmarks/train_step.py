@@ -1,0 +1,201 @@
+"""Times one training step: DANN, fine-tuning, frozen backbone; beside PyTorch.
+
+python -m benchmarks.train_step --out train_step.json
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import time
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import harness
+from experiments import cli
+from tljax import data, models, report
+from tljax.adaptation import dann
+from tljax.errors import InputError
+from tljax.finetuning import labels, plain
+
+try:
+  import torch
+
+  from benchmarks import torch_twins
+except ImportError:
+  torch = None
+
+LEARNING_RATE = 1e-3
+STRENGTH = 0.5
+Case = Literal['dann', 'fine_tune', 'frozen']
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags:
+  """Times the core training steps, beside PyTorch where it is installed."""
+
+  out: pathlib.Path | None = None
+  """JSON file for the figures; it must not exist."""
+  cases: tuple[Case, ...] = ('dann', 'fine_tune', 'frozen')
+  """Which steps: DANN on digits; SqueezeNet 1.1 at 224 pixels, whole or its head."""
+  rounds: int = 10
+  """Turns of each framework."""
+  steps: int = 5
+  """Steps in a turn."""
+  batch_size: int = 32
+  """Images in a batch, of each domain for DANN."""
+
+
+def inputs(case: str, batch_size: int) -> dict[str, np.ndarray]:
+  """Real digits for DANN; random images of a photograph's size for SqueezeNet."""
+  if case == 'dann':
+    source, target = (data.load(name, 16)['train'] for name in ('digits', 'digits-m'))
+    return {
+      'source': np.float32(source.images[:batch_size] / 255),
+      'label': source.labels[:batch_size],
+      'target': np.float32(target.images[:batch_size] / 255),
+    }
+  rng = np.random.default_rng(0)
+  return {
+    'source': rng.random((batch_size, 224, 224, 3), np.float32),
+    'label': rng.integers(0, 2, batch_size, np.int32),
+  }
+
+
+def tljax_method(case: str):
+  """Returns the method of the case."""
+  optimizer = optax.adam(LEARNING_RATE)
+  if case == 'dann':
+    model = models.create('cnn', 10)
+    return dann.method(model, optimizer, strength=STRENGTH)
+  model = models.create('squeezenet1_1').clone(head=models.Linear(2))
+  if case == 'frozen':
+    return plain.method(*labels.freeze(model, optimizer, 'backbone/.*'))
+  return plain.method(model, optimizer)
+
+
+def tljax_step(case: str, arrays: dict[str, np.ndarray]):
+  """Returns a function that runs one jitted, donated step, and waits for it."""
+  method = tljax_method(case)
+  arrays = jax.tree.map(jnp.asarray, arrays)
+  batch = source = {'image': arrays['source'], 'label': arrays['label']}
+  if case == 'dann':
+    batch = {'source': source, 'target': {'image': arrays['target']}}
+  state = method.init(jax.random.key(0), None, batch)
+  step = jax.jit(method.step, donate_argnums=0)
+
+  def run():
+    nonlocal state
+    state, metrics = step(state, batch)
+    jax.block_until_ready((state, metrics))
+
+  return run
+
+
+def torch_step(case: str, arrays: dict[str, np.ndarray]):
+  """Returns a function that runs the same step in PyTorch, and waits for it."""
+  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  torch.set_num_threads(os.cpu_count())
+
+  def images(array):
+    tensor = torch.from_numpy(array).permute(0, 3, 1, 2).to(device)
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+  def module(made):
+    return made.to(device, memory_format=torch.channels_last)
+
+  target = torch.from_numpy(arrays['label']).long().to(device)
+  if case == 'dann':
+    parts = torch_twins.CNN(), torch.nn.Linear(64, 10), torch_twins.Discriminator(64)
+    parts = [module(part) for part in parts]
+    optimizer = _adam(*parts)
+    step = torch_twins.dann_step(*parts, optimizer, STRENGTH)
+    batch = images(arrays['source']), target, images(arrays['target'])
+  else:
+    backbone, head = module(torch_twins.SqueezeNet()), module(torch.nn.Linear(512, 2))
+    frozen = case == 'frozen'
+    optimizer = _adam(head) if frozen else _adam(backbone, head)
+    step = torch_twins.supervised_step(
+      backbone.train(not frozen), head, optimizer, frozen
+    )
+    batch = images(arrays['source']), target
+
+  def run():
+    step(*batch)
+    if device == 'cuda':
+      torch.cuda.synchronize()
+
+  return run
+
+
+def _adam(*modules):
+  parameters = [p for module in modules for p in module.parameters()]
+  return torch.optim.Adam(parameters, LEARNING_RATE)
+
+
+def measure(case: str, flags: Flags) -> dict:
+  """Returns the figures of one case: seconds per step, compilation, ratio."""
+  arrays = inputs(case, flags.batch_size)
+  contenders = {'tljax': tljax_step(case, arrays)}
+  began = time.perf_counter()
+  contenders['tljax']()
+  figures = {'case': case, 'compile_seconds': time.perf_counter() - began}
+  if torch is not None:
+    contenders['torch'] = torch_step(case, arrays)
+  harness.alternate(contenders, 1, 2)  # warm-up
+  seconds = harness.alternate(contenders, flags.rounds, flags.steps)
+  for name in ('tljax', 'torch'):
+    figures[name] = harness.quartiles(seconds[name]) if name in seconds else None
+  figures['ratio'] = None
+  if 'torch' in seconds:
+    pairs = zip(seconds['torch'], seconds['tljax'], strict=True)
+    figures['ratio'] = harness.quartiles([peer / ours for peer, ours in pairs])
+  return figures
+
+
+def train_step(flags: Flags) -> None:
+  if flags.out and flags.out.exists():
+    raise InputError(f'{flags.out} exists; choose another --out')
+  if min(flags.rounds, flags.steps, flags.batch_size) < 1 or not flags.cases:
+    raise InputError('--rounds, --steps, --batch-size and --cases must be at least 1')
+  figures = [measure(case, flags) for case in flags.cases]
+
+  def spread(quartiles, scale, digits):
+    if quartiles is None:
+      return '-'
+    low, median, high = (scale * quartiles[k] for k in ('low', 'median', 'high'))
+    return f'{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})'
+
+  rows = [
+    {
+      'step': f['case'],
+      'compile s': f'{f["compile_seconds"]:.1f}',
+      'tljax ms': spread(f['tljax'], 1e3, 1),
+      'torch ms': spread(f['torch'], 1e3, 1),
+      'ratio': spread(f['ratio'], 1, 2),
+    }
+    for f in figures
+  ]
+  report.print_table(rows, 'Training step: median (quartiles); ratio is torch / tljax')
+  if flags.out:
+    environment = {
+      'device': jax.devices()[0].device_kind,
+      'processor': platform.processor() or platform.machine(),
+      'threads': os.cpu_count(),
+      'python': platform.python_version(),
+      'jax': jax.__version__,
+      'torch': torch and torch.__version__,
+      'date': datetime.date.today().isoformat(),
+      'batch_size': flags.batch_size,
+    }
+    flags.out.write_text(json.dumps({**environment, 'cases': figures}, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  cli.main(train_step, Flags)

@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tljax import losses
+from tljax.adaptation.alignment import align
+from tljax.method import apply_train
+
+
+def gap(params, source, target, strength):
+  del params
+  means = [jnp.mean(outputs['features'], 0) for outputs in (source, target)]
+  return strength * jnp.sum((means[0] - means[1]) ** 2)
+
+
+def test_loss_is_source_cross_entropy_plus_the_term_in_one_forward_pass(
+  model, family_batches
+):
+  batch = family_batches['adaptation'](0)
+  # Unequal domains: the split must be at the source's length.
+  batch = {
+    'source': jax.tree.map(lambda x: x[:10], batch['source']),
+    'target': batch['target'],
+  }
+  method = align(
+    model, optax.sgd(0.1), gap, strength=lambda step: 0.5 + step.astype(jnp.float32)
+  )
+  state = method.init(jax.random.key(0), None, batch).replace(step=jnp.int32(2))
+  rng = jax.random.fold_in(state.rng, 2)
+  images = np.concatenate([batch['source']['image'], batch['target']['image']])
+  outputs, model_state = apply_train(model, state.params, state, images, rng)
+  features = np.asarray(outputs['features'])
+  task = losses.cross_entropy(outputs['logits'][:10], batch['source']['label'])
+  distance = np.sum((features[:10].mean(0) - features[10:].mean(0)) ** 2)
+
+  after, metrics = method.step(state, batch)
+  np.testing.assert_allclose(metrics['task_loss'], task, rtol=1e-5)
+  np.testing.assert_allclose(metrics['strength'], 2.5)
+  np.testing.assert_allclose(metrics['alignment_loss'], 2.5 * distance, rtol=1e-4)
+  np.testing.assert_allclose(metrics['loss'], task + 2.5 * distance, rtol=1e-4)
+  for got, want in zip(
+    jax.tree.leaves(after.model_state), jax.tree.leaves(model_state), strict=True
+  ):
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_a_strong_term_closes_the_gap(model, family_batches):
+  batch = family_batches['adaptation'](0)
+  distances = {}
+  for strength in (0.0, 10.0):
+    method = align(model, optax.adam(3e-3), gap, strength=strength)
+    state = method.init(jax.random.key(0), None, batch)
+    step = jax.jit(method.step)
+    for _ in range(20):
+      state, _ = step(state, batch)
+    outputs = model.apply(state.variables, batch['source']['image'])
+    others = model.apply(state.variables, batch['target']['image'])
+    distances[strength] = gap(None, outputs, others, 1.0)
+  assert distances[10.0] < 0.5 * distances[0.0]

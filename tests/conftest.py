@@ -1,0 +1,121 @@
+"""Eight fake devices, strict promotion, a compile cache, and the shared fixtures."""
+
+import functools
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+# In the environment, so that the processes that tests start share it.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', f'{tempfile.gettempdir()}/tljax-tests-{os.getuid()}'
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax import sharding
+from tljax.data import batches, digits
+from tljax.method import path_name
+from tljax.models.base import Classifier, Linear, Spec
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+
+def _lenient(function):
+  """Spares a function of optax's that mixes floats and integers."""
+
+  @functools.wraps(function)
+  def spared(*args, **kwargs):
+    with jax.numpy_dtype_promotion('standard'):
+      return function(*args, **kwargs)
+
+  return spared
+
+
+optax.tree.bias_correction = _lenient(optax.tree.bias_correction)  # decay ** count
+_cosine = optax.cosine_decay_schedule
+optax.cosine_decay_schedule = lambda *args, **kwargs: _lenient(_cosine(*args, **kwargs))
+
+BATCH_SIZE = 16  # divides over the eight devices
+
+
+class TinyStage(nn.Module):
+  """Strided convolution, batch norm, ReLU, dropout."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Conv(8, (4, 4), strides=4, use_bias=False, name='conv')(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name='norm')(x)
+    return nn.Dropout(0.1, deterministic=not train)(nn.relu(x))
+
+
+class TinyBackbone(nn.Module):
+  """Two stages, then the mean over space."""
+
+  def setup(self):
+    self.stage1, self.stage2 = TinyStage(), TinyStage()
+
+  def __call__(self, x, train=False):
+    stage1 = self.stage1(x, train)  # positional: freezing must see this too
+    stage2 = self.stage2(stage1, train=train)
+    features = jnp.mean(stage2, (1, 2))
+    return {'stage1': stage1, 'stage2': stage2, 'features': features}
+
+
+@pytest.fixture(scope='session')
+def model():
+  """A classifier of ten with all that goes wrong: batch norm and dropout."""
+  spec = Spec(16, 16, (0.5,) * 3, (0.5,) * 3, ('stage1', 'stage2'), feature_dim=8)
+  return Classifier(TinyBackbone(), Linear(10), spec)
+
+
+@pytest.fixture(scope='session')
+def domains():
+  """Splits of the embedded pair, by name."""
+  return {name: digits.load(name) for name in digits.NAMES}
+
+
+@pytest.fixture(scope='session')
+def family_batches(domains):
+  """By family of methods, its stream of batches of real digits."""
+  source, target = (
+    batches.stream(domains[name]['train'], BATCH_SIZE, seed=0) for name in digits.NAMES
+  )
+  return {'finetuning': source, 'adaptation': batches.pair(source, target)}
+
+
+@pytest.fixture
+def one_device():
+  """A mesh of one device; `train.fit` takes all of them otherwise."""
+  return sharding.data_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope='session')
+def raw():
+  """Returns `tree -> {path: bytes}`, to compare trees to the last bit."""
+
+  def data(leaf):
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
+
+  def flatten(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path): data(leaf) for path, leaf in leaves}
+
+  return flatten
+
+
+@pytest.fixture(scope='session')
+def shared_data():
+  """Folder of published files beside the checkout."""
+  folder = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+  if not folder.is_dir():
+    pytest.skip(f'{folder} is absent')
+  return folder

@@ -1,0 +1,159 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax import models
+from tljax.adaptation import dann
+from tljax.adaptation.adversarial import Discriminator
+from tljax.errors import InputError
+from tljax.extraction.linear import LinearProbe
+from tljax.finetuning import labels, plain
+
+PARAMS = {
+  'backbone': {'stage1': {'kernel': 1}, 'stage2': {'kernel': 2}},
+  'head': {'bias': 3},
+}
+METHODS = {
+  'finetuning': plain.method,
+  'adaptation': lambda *args: dann.method(
+    *args, strength=1.0, discriminator=Discriminator(width=8)
+  ),
+}
+
+
+def test_the_first_rule_that_matches_the_whole_path_labels_a_leaf():
+  rules = [('backbone/stage1/.*', 'low'), ('backbone/.*', 'mid'), ('.*', 'high')]
+  assert labels.label_params(PARAMS, rules) == {
+    'backbone': {'stage1': {'kernel': 'low'}, 'stage2': {'kernel': 'mid'}},
+    'head': {'bias': 'high'},
+  }
+
+
+@pytest.mark.parametrize(
+  ('rules', 'named'),
+  [
+    ([('backbone/.*', 'x')], "no label rule matches the parameter 'head/bias'"),
+    ([('stage1/.*', 'x'), ('.*', 'y')], "'stage1/.*' matches no parameter"),
+    ([('.*', 'y'), ('head/.*', 'x')], "'head/.*' matches no parameter"),
+  ],
+)
+def test_a_leaf_without_rule_and_a_rule_without_leaf_are_named(rules, named):
+  with pytest.raises(InputError, match=named.replace('*', r'\*')):
+    labels.label_params(PARAMS, rules)
+
+
+def test_freezing_nothing_that_exists_is_refused(model):
+  method = plain.method(*labels.freeze(model, optax.sgd(0.1), 'bakbone/.*'))
+  with pytest.raises(InputError, match=r"'bakbone/\.\*' matches no parameter"):
+    method.init(jax.random.key(0), None, {'image': jnp.zeros((1, 16, 16, 3))})
+
+
+def test_each_label_moves_by_its_own_optimiser():
+  params = jax.tree.map(jnp.float32, PARAMS)
+  rules = [
+    ('backbone/stage1/.*', labels.FROZEN),
+    ('backbone/.*', 'slow'),
+    ('.*', 'fast'),
+  ]
+  optimizer = labels.transform({'slow': optax.sgd(0.1), 'fast': optax.sgd(10.0)}, rules)
+  ones = jax.tree.map(jnp.ones_like, params)
+  updates, _ = optimizer.update(ones, optimizer.init(params), params)
+  stages = updates['backbone']
+  assert stages['stage1']['kernel'] == 0
+  np.testing.assert_allclose(stages['stage2']['kernel'], -0.1)
+  np.testing.assert_allclose(updates['head']['bias'], -10.0)
+
+
+@pytest.mark.parametrize('family', METHODS)
+@pytest.mark.parametrize(
+  'frozen', ['backbone/', 'backbone/stage1/', 'backbone/stage1/norm/', 'head/']
+)
+def test_a_frozen_part_does_not_move_by_a_bit(
+  model, family_batches, raw, family, frozen
+):
+  # Weight decay moves a leaf whose gradient is zero.
+  frozen_model, optimizer = labels.freeze(model, optax.adamw(1e-2), f'{frozen}.*')
+  method = METHODS[family](frozen_model, optimizer)
+  stream = family_batches[family]
+  state = method.init(jax.random.key(0), None, stream(0))
+  before = raw(state.params | state.model_state)
+  moments = [m for m in raw(state.opt_state) if '/mu/' in m or '/nu/' in m]
+  step = jax.jit(method.step)
+  for t in range(10):
+    state, _ = step(state, stream(t))
+  after = raw(state.params | state.model_state)
+
+  def is_frozen(name):
+    return name.removeprefix('batch_stats/').startswith(frozen)
+
+  assert any('norm/mean' in name for name in before)
+  still = {name for name in before if before[name] == after[name]}
+  assert still == {name for name in before if is_frozen(name)}
+  trained = [name for name in raw(state.params) if not is_frozen(name)]
+  assert len(moments) == 2 * len(trained)
+  assert not any(frozen in name for name in moments)
+
+
+def test_a_frozen_module_runs_in_evaluation_mode(model):
+  images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
+  variables = model.init(jax.random.key(1), images)
+
+  def outputs(pattern, train=True):
+    frozen, _ = labels.freeze(model, optax.sgd(0.1), pattern)
+    return frozen.apply(
+      variables, images, train=train, mutable=['batch_stats'], rngs={'dropout': key}
+    )[0]
+
+  key = jax.random.key(2)
+  evaluated = model.apply(variables, images)
+  whole = outputs('backbone/.*')
+  np.testing.assert_array_equal(whole['features'], evaluated['features'])
+  partial = outputs('backbone/stage1/.*')
+  np.testing.assert_array_equal(partial['stage1'], evaluated['stage1'])
+  assert not np.allclose(partial['stage2'], evaluated['stage2'])
+  np.testing.assert_array_equal(
+    outputs('head/.*', False)['stage2'], evaluated['stage2']
+  )
+
+
+def test_a_module_with_one_frozen_leaf_of_two_stays_in_training_mode(model):
+  images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
+  variables = model.init(jax.random.key(1), images)
+  frozen, _ = labels.freeze(model, optax.sgd(0.1), 'backbone/stage1/conv/.*')
+  options = {'mutable': ['batch_stats'], 'rngs': {'dropout': jax.random.key(3)}}
+  got = frozen.apply(variables, images, train=True, **options)
+  want = model.apply(variables, images, train=True, **options)
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def flops(function, *args):
+  return jax.jit(function).lower(*args).compile().cost_analysis()['flops']
+
+
+@pytest.mark.parametrize('clip', [False, True])
+def test_a_frozen_step_costs_a_forward_pass_and_the_head(clip):
+  model = models.create('cnn', 10)
+  batch = {'image': jnp.zeros((16, 16, 16, 3)), 'label': jnp.zeros(16, jnp.int32)}
+
+  def step_flops(model, optimizer, batch):
+    if clip:
+      optimizer = optax.chain(optax.clip_by_global_norm(1.0), optimizer)
+    method = plain.method(model, optimizer)
+    state = method.init(jax.random.key(0), None, batch)
+    return flops(method.step, state, batch)
+
+  adam = optax.adam(1e-3)
+  variables = model.init(jax.random.key(0), batch['image'])
+  forward = flops(
+    lambda v, x: model.apply(v, x, method='embed')['features'],
+    variables,
+    batch['image'],
+  )
+  features = {'image': jnp.zeros((16, 64)), 'label': batch['label']}
+  head = step_flops(LinearProbe(10), adam, features)
+  frozen = step_flops(*labels.freeze(model, adam, 'backbone/.*'), batch)
+  full = step_flops(model, adam, batch)
+  np.testing.assert_allclose(frozen, forward + head, rtol=0.1)
+  assert frozen < full / 2

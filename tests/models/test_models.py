@@ -1,0 +1,122 @@
+"""Every architecture has the same doors. Shapes alone: no weights, no arithmetic."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax import models
+from tljax.errors import InputError
+from tljax.models import cnn
+from tljax.models.base import Classifier, Linear
+
+NAMES = models.names()
+
+
+def abstract(name, num_classes=7, train=False):
+  """Shapes of the outputs, the variables, and what training mode changes."""
+  model, size = models.create(name, num_classes), models.spec(name).input_size
+  images = jnp.zeros((2, size, size, 3))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+
+  def apply(variables):
+    return model.apply(
+      variables,
+      images,
+      train=train,
+      mutable=[k for k in variables if k != 'params'],
+      rngs={'dropout': jax.random.key(1)},
+    )
+
+  outputs, state = jax.eval_shape(apply, variables)
+  return outputs, variables, state
+
+
+def test_there_are_models():
+  assert 'cnn' in NAMES and NAMES == sorted(NAMES)
+
+
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('name', NAMES)
+def test_doors(name, train):
+  outputs, variables, state = abstract(name, 7, train)
+  spec = models.spec(name)
+  assert outputs['features'].shape == (2, spec.feature_dim)
+  assert outputs['logits'].shape == (2, 7)
+  assert all(output.dtype == jnp.float32 for output in outputs.values())
+  assert sorted(variables['params']) == ['backbone', 'head']
+  collections = {k: v for k, v in variables.items() if k != 'params'}
+  assert jax.tree.structure(dict(state)) == jax.tree.structure(collections)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_stages_can_be_tapped_and_frozen(name):
+  outputs, variables, _ = abstract(name)
+  stages = models.spec(name).stages
+  assert set(stages) <= set(outputs)
+  assert set(stages) <= set(variables['params']['backbone'])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_embed_runs_no_head(name):
+  model, size = models.create(name, 7), models.spec(name).input_size
+  images = jnp.zeros((1, size, size, 3))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+  headless = {**variables, 'params': {'backbone': variables['params']['backbone']}}
+  outputs = jax.eval_shape(lambda v: model.apply(v, images, method='embed'), headless)
+  assert 'features' in outputs and 'logits' not in outputs
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_spec_fits_the_images(name):
+  spec = models.spec(name)
+  assert len(spec.mean) == len(spec.std) == 3 and min(spec.std) > 0
+  assert spec.resize >= spec.input_size
+  assert models.create(name, 3).spec == spec
+
+
+@pytest.mark.parametrize('door', [models.family, models.spec, models.create])
+def test_unknown_model_lists_the_known(door):
+  with pytest.raises(InputError, match="'lenet' is unknown.*cnn"):
+    door('lenet')
+
+
+class Mean(nn.Module):
+  """A backbone that shows its input."""
+
+  def __call__(self, x, train=False):
+    return {'features': jnp.mean(x, (1, 2))}
+
+
+def test_images_are_normalised_as_the_spec_says():
+  spec = models.Spec(2, 2, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25), ('a',), 3)
+  images = jnp.full((1, 2, 2, 3), 0.6)
+  model = Classifier(Mean(), Linear(2), spec)
+  outputs, _ = model.init_with_output(jax.random.key(0), images)
+  np.testing.assert_allclose(outputs['features'], [[0.5, 0.8, 1.2]], rtol=1e-5)
+
+
+@pytest.mark.parametrize('size', [4, 5])
+def test_cnn_pools_as_flax_does(size):
+  x = jax.random.normal(jax.random.key(0), (2, size, size + 1, 3))
+  want = nn.max_pool(x, (2, 2), (2, 2))
+  np.testing.assert_array_equal(cnn._max_pool(x), want)
+
+
+def test_cnn_uses_batch_statistics_in_training_only():
+  model = models.create('cnn', 3)
+  images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
+  variables = model.init(jax.random.key(1), images)
+
+  def first(train, count):
+    outputs, state = model.apply(
+      variables, images[:count], train=train, mutable=['batch_stats']
+    )
+    return np.asarray(outputs['logits'][0]), state['batch_stats']
+
+  np.testing.assert_allclose(first(False, 4)[0], first(False, 1)[0], rtol=1e-5)
+  assert not np.allclose(first(True, 4)[0], first(True, 1)[0])
+  same = jax.tree.map(np.array_equal, first(False, 4)[1], variables['batch_stats'])
+  moved = jax.tree.map(np.array_equal, first(True, 4)[1], variables['batch_stats'])
+  assert all(jax.tree.leaves(same)) and not any(jax.tree.leaves(moved))

@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax import sharding
+from tljax.checkpoint import Checkpoints
+from tljax.finetuning import plain
+
+
+@pytest.fixture
+def state(model):
+  method = plain.method(model, optax.adam(1e-3))
+  return method.init(
+    jax.random.key(3), None, {'image': jnp.zeros((1, 16, 16, 3))}
+  ).replace(step=jnp.int32(8), memory={'queue': jnp.arange(3, dtype=jnp.uint32)})
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_restores_every_bit_and_the_sharding(tmp_path, state, raw, devices):
+  whole = sharding.replicated(sharding.data_mesh(jax.devices()[:devices]))
+  state = jax.device_put(state, whole)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(8, state)
+  with Checkpoints(tmp_path) as checkpoints:
+    like = jax.device_put(jax.tree.map(jnp.zeros_like, state), whole)
+    restored = checkpoints.restore(like)
+  assert raw(restored) == raw(state)
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  assert all(leaf.sharding == whole for leaf in jax.tree.leaves(restored))
+
+
+def test_what_was_saved_survives_the_donation_of_the_state(tmp_path):
+  state = {'w': jnp.arange(1000.0)}
+  change = jax.jit(lambda s: {'w': s['w'] * 0 - 1}, donate_argnums=0)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state)
+    like = change(state)
+  with Checkpoints(tmp_path) as checkpoints:
+    np.testing.assert_array_equal(checkpoints.restore(like)['w'], np.arange(1000.0))
+
+
+def test_an_empty_folder_has_no_step(tmp_path):
+  with Checkpoints(tmp_path / 'new' / 'folder') as checkpoints:
+    assert checkpoints.latest_step() is None
+
+
+def test_keeps_the_last_few_and_the_first_of_a_step(tmp_path):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step, value in [(1, 1.0), (2, 2.0), (3, 3.0), (3, 4.0)]:
+      checkpoints.save(step, {'w': jnp.full(2, value)})
+  assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ['2', '3']
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.latest_step() == 3
+    np.testing.assert_array_equal(checkpoints.restore({'w': jnp.zeros(2)})['w'], 3.0)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {'w': jnp.ones(2)})
+  torn = tmp_path / '2.orbax-checkpoint-tmp' / 'default'
+  torn.mkdir(parents=True)
+  (torn / 'half').write_text('written')
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.latest_step() == 1
+    np.testing.assert_array_equal(checkpoints.restore({'w': jnp.zeros(2)})['w'], 1.0)

@@ -1,0 +1,51 @@
+import importlib
+
+import optax
+import pytest
+
+from tljax import adaptation, discovery, finetuning
+from tljax.errors import InputError
+from tljax.method import Method
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+  """A family of two methods and a shared file."""
+  folder = tmp_path / 'made_up_family'
+  folder.mkdir()
+  method = 'def method(model, optimizer, *, rate=1):\n  return {}, model, rate\n'
+  for name, text in {
+    '__init__': '',
+    'zebra': method.format("'zebra'"),
+    'ant': method.format("'ant'"),
+    'shared': 'def helper(): pass\n',
+  }.items():
+    (folder / f'{name}.py').write_text(text)
+  monkeypatch.syspath_prepend(tmp_path)
+  return importlib.import_module('made_up_family')
+
+
+def test_methods_are_the_modules_that_define_method(package):
+  assert discovery.method_names(package) == ['ant', 'zebra']
+
+
+def test_create_passes_model_and_options(package):
+  assert discovery.create_method(package, 'ant', 'net', None) == ('ant', 'net', 1)
+  created = discovery.create_method(package, 'zebra', 'net', None, rate=2)
+  assert created == ('zebra', 'net', 2)
+
+
+@pytest.mark.parametrize('name', ['shared', 'bee'])
+def test_unknown_method_lists_the_known(package, name):
+  with pytest.raises(InputError, match=f"'{name}' is unknown.*ant, zebra"):
+    discovery.create_method(package, name, 'net', None)
+
+
+def test_families_are_found(model):
+  assert 'dann' in adaptation.names() and 'plain' in finetuning.names()
+  assert not {'alignment', 'adversarial', 'labels'} & {
+    *adaptation.names(),
+    *finetuning.names(),
+  }
+  assert isinstance(adaptation.create('dann', model, optax.sgd(0.1)), Method)
+  assert isinstance(finetuning.create('plain', model, optax.sgd(0.1)), Method)

@@ -1,0 +1,52 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax import losses
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1, 1.0])
+def test_cross_entropy_against_loops(smoothing):
+  logits, labels = RNG.normal(size=(5, 4)) * 3, np.array([0, 3, 1, 1, 2])
+  total = 0.0
+  for row, label in zip(logits, labels, strict=True):
+    for k in range(4):
+      mass = smoothing / 4 + (1 - smoothing if k == label else 0)
+      total -= mass * np.log(np.exp(row[k]) / sum(np.exp(x) for x in row))
+  loss = losses.cross_entropy(
+    jnp.float32(logits), jnp.int32(labels), label_smoothing=smoothing
+  )
+  chex.assert_shape(loss, ())
+  np.testing.assert_allclose(loss, total / 5, rtol=1e-5)
+
+
+def test_cross_entropy_of_huge_logits_is_finite():
+  loss = losses.cross_entropy(jnp.array([[1e4, 0.0]]), jnp.array([1]))
+  np.testing.assert_allclose(loss, 1e4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(('n', 'm'), [(3, 3), (7, 2), (1, 5)])
+def test_domain_cross_entropy_weighs_unequal_domains_alike(n, m):
+  source, target = RNG.normal(size=n), RNG.normal(size=m)
+  on_source = sum(-np.log(1 / (1 + np.exp(-x))) for x in source) / n
+  on_target = sum(-np.log(1 - 1 / (1 + np.exp(-x))) for x in target) / m
+  loss = losses.domain_cross_entropy(jnp.float32(source), jnp.float32(target))
+  np.testing.assert_allclose(loss, (on_source + on_target) / 2, rtol=1e-5)
+
+
+def test_domain_cross_entropy_falls_as_the_source_is_told_from_the_target():
+  on_source, on_target = jax.grad(losses.domain_cross_entropy, (0, 1))(
+    jnp.zeros(4), jnp.zeros(2)
+  )
+  np.testing.assert_allclose(on_source, np.full(4, -0.5 / 4 / 2), rtol=1e-6)
+  np.testing.assert_allclose(on_target, np.full(2, 0.5 / 2 / 2), rtol=1e-6)
+
+
+def test_accuracy():
+  logits = jnp.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+  accuracy = losses.accuracy(logits, jnp.array([1, 0, 0, 0]))
+  assert accuracy.dtype == jnp.float32 and accuracy == 0.75

@@ -1,0 +1,105 @@
+import base64
+import re
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from tljax import report
+
+
+def test_summarise_has_the_samples_deviation():
+  summary = report.summarise([0.5, 0.75, 0.7], [1.0, 2.0, 6.0])
+  assert summary['accuracy'] == [0.5, 0.75, 0.7]
+  mean = (0.5 + 0.75 + 0.7) / 3
+  variance = sum((x - mean) ** 2 for x in summary['accuracy']) / 2
+  np.testing.assert_allclose(summary['accuracy_mean'], mean)
+  np.testing.assert_allclose(summary['accuracy_std'], variance**0.5)
+  assert summary['seconds'] == 3.0
+
+
+def test_one_seed_has_no_deviation():
+  assert report.summarise([0.5], [1.0])['accuracy_std'] == 0.0
+
+
+def test_strategy_rows_are_in_percent(capsys):
+  strategies = {
+    'source_only': report.summarise([0.5, 0.6], [1.0, 2.0]),
+    'dann': report.summarise([0.9, 0.9], [10.0, 20.0]),
+  }
+  rows = report.strategy_rows(strategies)
+  assert rows == [
+    {'strategy': 'source only', 'accuracy (%)': '55.0 ± 7.1', 'seconds': '1.5'},
+    {'strategy': 'dann', 'accuracy (%)': '90.0 ± 0.0', 'seconds': '15.0'},
+  ]
+  report.print_table(rows, 'Digits')
+  printed = capsys.readouterr().out
+  assert all(text in printed for row in rows for text in [*row, *row.values()])
+
+
+def test_page_is_one_file_and_escapes_what_it_is_given(tmp_path):
+  page = report.Page(tmp_path / 'report.html', '<Title> & co', 'a < b')
+  page.table('Results', [{'name': '<script>', 'value': '1 & 2'}], 'text > here')
+  page.figure('Plot "1"', Figure(figsize=(1, 1)), 'seen')
+  page.save()
+  assert [path.name for path in tmp_path.iterdir()] == ['report.html']
+  text = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  for part in ('&lt;Title&gt; &amp; co', 'a &lt; b', '&lt;script&gt;', '1 &amp; 2'):
+    assert part in text
+  assert '<script' not in text and 'http' not in text
+  assert re.findall('<h2>(.*?)</h2>', text)[0] == 'Results'
+  (image,) = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+  assert base64.b64decode(image).startswith(b'\x89PNG')
+  assert text.count('src=') == 1
+
+
+def test_curves_are_means_over_seeds_with_a_band():
+  def seed(offset):
+    return [{'step': s, 'loss': s + offset, 'accuracy': offset} for s in (10, 20)]
+
+  records = {'source_only': [seed(0.0), seed(2.0)], 'dann': [seed(1.0), seed(1.0)]}
+  panels = report.curves(records, 'loss', 'accuracy').axes
+  lines = [line.get_xydata() for line in panels[0].lines]
+  np.testing.assert_allclose(lines[0], [[10, 11], [20, 21]])
+  band = panels[0].collections[0].get_paths()[0].vertices
+  assert (band[:, 1].min(), band[:, 1].max()) == (10, 22)
+  np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [1, 1])
+  legend = [text.get_text() for text in panels[1].get_legend().get_texts()]
+  assert legend == ['source only', 'dann']
+
+
+def test_bars_are_means_and_dots_seeds():
+  (axes,) = report.bars({'scratch': [0.2, 0.4], 'fine_tuning': [0.9]}, 'accuracy').axes
+  np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [0.3, 0.9])
+  np.testing.assert_allclose(axes.lines[0].get_xdata(), [0.2, 0.4])
+  names = [label.get_text() for label in axes.get_yticklabels()]
+  assert names == ['scratch', 'fine tuning']
+
+
+def test_image_rows_show_the_images(domains):
+  rows = {name: splits['test'].images[:3] for name, splits in domains.items()}
+  rows['digits-m'] = rows['digits-m'][:2]  # rows of unequal length
+  shown = [axes.images for axes in report.image_rows(rows).axes]
+  assert [len(images) for images in shown] == [1, 1, 1, 1, 1, 0]
+  np.testing.assert_array_equal(shown[3][0].get_array(), rows['digits-m'][0])
+
+
+def test_confusion_counts_labels_in_rows():
+  figure = report.confusion(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 'abc')
+  matrix = figure.axes[0].images[0].get_array()
+  np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
+
+
+@pytest.mark.parametrize('count', [20, 35])
+def test_tsne_embeds_the_domains_of_a_panel_together(count):
+  rng = np.random.default_rng(0)
+  features = {
+    'before': {name: rng.normal(size=(count, 4)) for name in ('digits', 'digits-m')}
+  }
+  labels = {name: np.arange(count) % 2 for name in ('digits', 'digits-m')}
+  (axes,) = report.tsne(features, labels, ('0', '1')).axes
+  points = [c.get_offsets() for c in axes.collections if len(c.get_offsets())]
+  assert [len(p) for p in points] == [count, count]
+  assert np.all(np.isfinite(np.concatenate(points)))
+  legend = {text.get_text() for text in axes.get_legend().get_texts()}
+  assert legend == {'digits', 'digits-m', '0', '1'}

@@ -1,0 +1,273 @@
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax import train
+from tljax.checkpoint import Checkpoints
+from tljax.errors import InputError
+from tljax.finetuning import plain
+from tljax.run import Run
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def method(model):
+  return plain.method(model, optax.adam(1e-3))
+
+
+@pytest.fixture
+def stream(family_batches):
+  return family_batches['finetuning']
+
+
+@pytest.fixture
+def state(method, stream):
+  return method.init(jax.random.key(0), None, stream(0))
+
+
+@pytest.mark.parametrize(
+  ('steps', 'every', 'recorded'),
+  [
+    (5, 2, [2, 4, 5]),
+    (4, 2, [2, 4]),
+    (20, None, list(range(2, 21, 2))),
+    (2, None, [1, 2]),
+  ],
+)
+def test_records_come_every_so_often_and_at_the_end(
+  method, state, stream, steps, every, recorded, one_device
+):
+  evaluated = []
+
+  def evaluate(state):
+    evaluated.append(int(state.step))
+    return {'figure': 2.0 * int(state.step)}
+
+  state, records = train.fit(
+    method, state, stream, steps, evaluate=evaluate, every=every, mesh=one_device
+  )
+  assert int(state.step) == steps
+  assert evaluated == [record['step'] for record in records] == recorded
+  assert [record['figure'] for record in records] == [2.0 * s for s in recorded]
+  seconds = [record['seconds'] for record in records]
+  assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def test_fit_is_the_method_stepped_by_hand(method, stream, one_device, raw):
+  by_hand, fitted = (method.init(jax.random.key(0), None, stream(0)) for _ in range(2))
+  step = jax.jit(method.step)
+  for t in range(3):
+    by_hand, metrics = step(by_hand, stream(t))
+  fitted, records = train.fit(method, fitted, stream, 3, mesh=one_device)
+  assert raw(fitted) == raw(by_hand)
+  assert records[-1]['loss'] == float(metrics['loss'])
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_spares_the_checkpoint(
+  method, state, stream, one_device, raw, tmp_path
+):
+  def poisoned(step):
+    batch = stream(step)
+    return {**batch, 'image': batch['image'] * jnp.nan} if step == 4 else batch
+
+  run = Run.open(tmp_path, {}, resume=False)
+  options = {'every': 2, 'run': run, 'mesh': one_device}
+  with pytest.raises(InputError, match='loss is nan at step 6'):
+    train.fit(method, state, poisoned, 10, **options)
+  assert [record['step'] for record in run.records()] == [2, 4]
+  with Checkpoints(run.checkpoints('train')) as checkpoints:
+    assert checkpoints.latest_step() == 4
+
+  def fresh():
+    return method.init(jax.random.key(0), None, stream(0))
+
+  resumed, _ = train.fit(method, fresh(), stream, 6, **options)
+  whole, _ = train.fit(method, fresh(), stream, 6, mesh=one_device)
+  assert raw(resumed) == raw(whole)
+
+
+@pytest.mark.parametrize('size', [1, 3, 4, 8, 9])
+def test_in_batches_counts_every_row_once_in_one_compilation(size):
+  double = jax.jit(lambda x: 2 * x.sum(1))
+  rows = np.arange(3 * size, dtype=np.float32).reshape(size, 3)
+  result = train.in_batches(double, rows, 4)
+  np.testing.assert_array_equal(result, 2 * rows.sum(1))
+  assert double._cache_size() == 1
+
+
+def test_predictor_is_predict_over_a_whole_set_in_one_compilation(
+  method, state, domains, monkeypatch
+):
+  traced = []
+
+  def predict(state, images):
+    traced.append(images.shape)
+    return method.predict(state, images)
+
+  images = domains['digits']['validation'].images[:21]
+  logits = train.predictor(method._replace(predict=predict), batch_size=8)
+  wanted = method.predict(state, images.astype(np.float32) / 255)
+  np.testing.assert_allclose(logits(state, images), wanted, rtol=1e-4, atol=1e-6)
+  logits(state, images[:5])
+  assert traced == [(8, 16, 16, 3)]
+
+
+def test_trial_judges_the_test_split_once_at_the_end(method, stream, domains):
+  splits = domains['digits']
+  trial = train.trial(method, stream, 3, splits, seed=4)
+  logits = train.predictor(method)
+  for split, accuracy in [
+    ('test', trial.accuracy),
+    ('validation', trial.records[-1]['validation_accuracy']),
+  ]:
+    predicted = logits(trial.state, splits[split].images).argmax(-1)
+    np.testing.assert_allclose(accuracy, np.mean(predicted == splits[split].labels))
+  assert len(trial.logits) == len(splits['test'])
+  assert trial.seconds == trial.records[-1]['seconds'] > 0
+
+
+def test_trial_without_a_test_split_judges_the_validation(method, stream, domains):
+  splits = {'validation': domains['digits']['validation']}
+  trial = train.trial(method, stream, 2, splits, seed=0)
+  assert trial.accuracy == trial.records[-1]['validation_accuracy']
+
+
+def test_compare_starts_a_plan_from_the_same_seeds_earlier_one(
+  model, method, stream, domains, raw
+):
+  splits = {'validation': domains['digits']['validation']}
+  still = plain.method(model, optax.sgd(0.0))  # its parameters are where it started
+  named = {
+    'first': train.Plan(method, stream),
+    'second': train.Plan(still, stream, 'first'),
+  }
+  trials = train.compare({seed: named for seed in (0, 1)}, 2, splits)
+  first, second = (
+    [raw(trial.state.params) for trial in trials[name]] for name in ('first', 'second')
+  )
+  assert first == second and first[0] != first[1]
+
+
+SCRIPT = """
+import dataclasses, sys, time
+import jax, numpy as np, optax
+from experiments import cli
+from tljax import models, train
+from tljax.data import batches, digits
+from tljax.finetuning import plain
+
+@dataclasses.dataclass(kw_only=True)
+class Flags(cli.Flags):
+  pause: float = 0.0
+
+def say(line):
+  print(line, flush=True)
+
+def job(flags):
+  say('started')
+  time.sleep(flags.pause)
+  run = flags.open_run()
+  stream = batches.stream(digits.load('digits')['train'], 8, flags.seed)
+  method = plain.method(models.create('cnn', 10), optax.adam(1e-3))
+  def announced(step):
+    say(step)
+    time.sleep(0.01)
+    return stream(step)
+  state = method.init(jax.random.key(flags.seed), None, stream(0))
+  state, _ = train.fit(method, state, announced, 40, every=4, run=run)
+  leaves = jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng)))
+  np.savez(run.folder / 'last.npz', *leaves)
+
+cli.main(job, Flags)
+"""
+
+
+class Job:
+  """A training of 40 steps, recorded and saved every 4, in a process of its own."""
+
+  def __init__(self, out, *flags):
+    # One device, as a user has; what the tests' processes force is not theirs.
+    environment = {**os.environ, 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}
+    self._process = subprocess.Popen(
+      [sys.executable, '-c', SCRIPT, '--out', str(out), '--resume', *flags],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=environment,
+    )
+
+  def stop(self, line, number, delay=0.0):
+    """Sends the signal a while after the job printed the line; what it then gave."""
+    for printed in self._process.stdout:
+      if printed.strip() == str(line):
+        break
+    try:
+      self._process.wait(delay)
+    except subprocess.TimeoutExpired:
+      self._process.send_signal(number)
+    return self.end()
+
+  def end(self):
+    _, errors = self._process.communicate(timeout=120)
+    return self._process.returncode, errors
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The last state of a job that was never cut short."""
+  out = tmp_path_factory.mktemp('whole')
+  status, errors = Job(out).end()
+  assert status == 0, errors
+  return outcome(out)
+
+
+def outcome(out):
+  with np.load(out / 'last.npz') as leaves:
+    return {name: leaves[name].tobytes() for name in leaves}
+
+
+def assert_as_if_never_stopped(out, whole):
+  status, errors = Job(out).end()
+  assert status == 0, errors
+  assert outcome(out) == whole
+  steps = [r['step'] for r in Run(out).records()]
+  assert steps == list(range(4, 41, 4))
+
+
+def test_killed_again_and_again_it_ends_as_if_never_stopped(tmp_path, whole):
+  """Before the first step, within the first, at saves, and at random."""
+  delays = random.Random(0)
+  for line in ('started', 0, 8, 13, 25):
+    delay = delays.uniform(0, 0.03)
+    status, errors = Job(tmp_path).stop(line, signal.SIGKILL, delay)
+    assert status == -signal.SIGKILL, errors
+  assert_as_if_never_stopped(tmp_path, whole)
+
+
+@pytest.mark.parametrize(
+  ('number', 'line'), [(signal.SIGINT, 14), (signal.SIGTERM, 22)], ids=['int', 'term']
+)
+def test_interrupted_it_saves_and_exits_with_130(tmp_path, whole, number, line):
+  status, errors = Job(tmp_path).stop(line, number)
+  assert status == 130, errors
+  last = errors.strip().split('\n')
+  assert 'interrupted' in last[-1] and 'Traceback' not in errors
+  with Checkpoints(Run(tmp_path).checkpoints('train')) as checkpoints:
+    assert line < checkpoints.latest_step() <= line + 3  # no record is due there
+  assert_as_if_never_stopped(tmp_path, whole)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['int', 'term'])
+def test_interrupted_outside_of_training_it_exits_with_130(tmp_path, number):
+  status, errors = Job(tmp_path, '--pause', '60').stop('started', number, 0.1)
+  assert status == 130 and 'Traceback' not in errors, (status, errors)
