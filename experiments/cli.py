@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import flax.linen as nn
 import optax
 import tyro
 
@@ -85,10 +86,13 @@ class ModelFlags(Flags):
 
   def load_model(self, num_classes: int) -> tuple[models.Classifier, Variables | None]:
     """Returns the model with a new linear head, and its pretrained backbone."""
-    model = models.create(self.model).clone(head=models.Linear(num_classes))
+    model = models.create(self.model)
     if self.weights is None:
-      return model, None
-    return model, weights.load_backbone(self.model, self.weights)
+      return model.clone(head=models.Linear(num_classes)), None
+    # From zero, so that the first steps do not shake what was learned elsewhere
+    # (BiT, Kolesnikov et al., 2020).
+    head = models.Linear(num_classes, kernel_init=nn.initializers.zeros)
+    return model.clone(head=head), weights.load_backbone(self.model, self.weights)
 
   def load_optimizer(self, steps: int) -> optax.GradientTransformation:
     """Returns Adam along a cosine over `steps`."""

@@ -38,11 +38,13 @@ class Linear(nn.Module):
   """Linear head on the pooled features."""
 
   num_classes: int
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
   @nn.compact
   def __call__(self, outputs, train=False):
     del train
-    return nn.Dense(self.num_classes, name='dense')(outputs['features'])
+    dense = nn.Dense(self.num_classes, kernel_init=self.kernel_init, name='dense')
+    return dense(outputs['features'])
 
 
 class Classifier(nn.Module):
