@@ -1,6 +1,7 @@
-"""What every architecture shares: the input spec, the classifier, the linear head."""
+"""What every architecture shares: the input spec, the options, classifier, heads."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,10 +18,16 @@ class Spec:
   Attributes:
     input_size: height and width of the images that it was published with, pixels.
     resize: length of the shorter side before the centre crop of `input_size`.
-    mean, std: per channel, of images in [0, 1]; applied inside the model.
-    channels: order of the input's channels.
-    stages: names of the backbone's stages, bottom to top.
+    mean, std: per channel, in the order of `channels`, of images in [0, 1]; applied
+      inside the model.
+    stages: names of the backbone's stages, bottom to top; every parameter of the
+      backbone is in one of them.
     feature_dim: D of the 'features' endpoint.
+    channels: 'RGB', or 'BGR' where the weights expect the reverse; images are RGB
+      all the same.
+    interpolation: of the resize.
+    parameters: number of them, with 1,000 classes.
+    multiply_adds: of one forward pass at `input_size`, in millions.
     weights: sources that `tljax.weights.load` converts for this model.
   """
 
@@ -31,7 +38,36 @@ class Spec:
   stages: tuple[str, ...]
   feature_dim: int
   channels: str = 'RGB'
+  interpolation: str = 'bilinear'
+  parameters: int | None = None
+  multiply_adds: int | None = None
   weights: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How a network computes. None of it changes what its parameters mean.
+
+  Attributes:
+    dtype: of the computation, such as bfloat16; parameters are float32.
+    remat: compute each block's activations again in the backward pass.
+    drop_path: rate of stochastic depth (Huang et al., 2016) in the last block; it
+      grows linearly from 0. For networks whose paper has it.
+    frozen_norm: batch norm uses its stored statistics in training too.
+  """
+
+  dtype: Any = jnp.float32
+  remat: bool = False
+  drop_path: float = 0.0
+  frozen_norm: bool = False
+
+  def block(self, module: type[nn.Module]) -> type[nn.Module]:
+    """Returns the class of a block, called as `(x, train)`, with remat or not."""
+    return nn.remat(module, static_argnums=(2,)) if self.remat else module
+
+  def drop_path_rates(self, blocks: int) -> list[float]:
+    """Rates of stochastic depth of the blocks, bottom to top."""
+    return [self.drop_path * i / max(1, blocks - 1) for i in range(blocks)]
 
 
 class Linear(nn.Module):
@@ -43,8 +79,43 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, outputs, train=False):
     del train
-    dense = nn.Dense(self.num_classes, kernel_init=self.kernel_init, name='dense')
-    return dense(outputs['features'])
+    dense = nn.Dense(self.num_classes, kernel_init=self.kernel_init, name='classifier')
+    return dense(outputs['features'].astype(jnp.float32))
+
+
+class DropoutLinear(nn.Module):
+  """Dropout, then a linear head on the pooled features."""
+
+  num_classes: int
+  rate: float
+
+  @nn.compact
+  def __call__(self, outputs, train=False):
+    x = nn.Dropout(self.rate)(outputs['features'], deterministic=not train)
+    return nn.Dense(self.num_classes, name='classifier')(x.astype(jnp.float32))
+
+
+class FlattenMLP(nn.Module):
+  """Flatten, dense layers with ReLU and dropout, then a linear layer.
+
+  The default is the founding recipe of feature extraction with VGG16: Flatten, Dense
+  512 with ReLU, Dropout 0.5, and the classifier. The map is flattened as Keras
+  does, (H, W, C); torchvision flattens (C, H, W), which conversion sets right.
+  """
+
+  num_classes: int
+  widths: tuple[int, ...] = (512,)
+  rate: float = 0.5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, outputs, train=False):
+    x = outputs['map']
+    x = x.reshape(x.shape[0], -1)
+    for i, width in enumerate(self.widths):
+      x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f'fc{i + 1}')(x))
+      x = nn.Dropout(self.rate)(x, deterministic=not train)
+    return nn.Dense(self.num_classes, name='classifier')(x.astype(jnp.float32))
 
 
 class Classifier(nn.Module):
@@ -55,12 +126,14 @@ class Classifier(nn.Module):
       'features' (N, D).
     head: `(outputs, train) -> logits` (N, K). Replace it for another task with
       `model.clone(head=Linear(num_classes))`.
-    spec: mean and std of the normalisation.
+    spec: mean, std and channel order of the normalisation.
+    dtype: of the backbone's input.
   """
 
   backbone: nn.Module
   head: nn.Module
   spec: Spec
+  dtype: Any = jnp.float32
 
   def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """Maps images (N, H, W, C), float32 in [0, 1], to outputs by endpoint."""
@@ -69,7 +142,9 @@ class Classifier(nn.Module):
 
   def embed(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """As `__call__`, but without the head and its logits."""
+    if self.spec.channels == 'BGR':
+      images = images[..., ::-1]
     shape = (1,) * (images.ndim - 1) + (-1,)
     mean = jnp.asarray(self.spec.mean, images.dtype).reshape(shape)
     std = jnp.asarray(self.spec.std, images.dtype).reshape(shape)
-    return self.backbone((images - mean) / std, train=train)
+    return self.backbone(((images - mean) / std).astype(self.dtype), train=train)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Spec
+from tljax.models.layouts import TORCH, Layout, Module
 
 SPECS = {
   'squeezenet1_1': Spec(
@@ -100,7 +101,7 @@ class ConvHead(nn.Module):
   @nn.compact
   def __call__(self, outputs, train=False):
     x = nn.Dropout(0.5)(outputs['map'], deterministic=not train)
-    x = nn.relu(nn.Conv(self.num_classes, (1, 1), name='conv')(x))
+    x = nn.relu(nn.Conv(self.num_classes, (1, 1), name='classifier')(x))
     return jnp.mean(x, (1, 2))
 
 
@@ -109,15 +110,17 @@ def create(name: str, num_classes: int) -> Classifier:
   return Classifier(SqueezeNet11(), ConvHead(num_classes), SPECS[name])
 
 
-def torchvision_names(name: str) -> dict[str, str]:
-  """By our module path, torchvision's; 'kernel' is its 'weight', 'bias' its 'bias'."""
+def layouts(name: str) -> dict[str, Layout]:
+  """Names of the tensors by format."""
   del name
-  table = {'backbone/stage1/conv': 'features.0', 'head/conv': 'classifier.1'}
+  rules = [
+    Module('backbone/stage1/conv', 'features.0'),
+    Module('head/classifier', 'classifier.1'),
+  ]
   numbers = iter((3, 4, 6, 7, 9, 10, 11, 12))  # of the fire modules in `features`
   for stage, widths in _FIRES.items():
-    for i in range(len(widths)):
-      number = next(numbers)
-      for conv in ('squeeze', 'expand1x1', 'expand3x3'):
-        ours = f'backbone/{stage}/fire{i + 1}/{conv}'
-        table[ours] = f'features.{number}.{conv}'
-  return table
+    rules += [
+      Module(f'backbone/{stage}/fire{i + 1}/(.*)', rf'features.{next(numbers)}.\1')
+      for i in range(len(widths))
+    ]
+  return {'torchvision': Layout(TORCH, tuple(rules))}

@@ -1,5 +1,6 @@
-"""Published weights as a model's variables."""
+"""Published weights as a model's variables, and back."""
 
+import functools
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -7,11 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tljax import models
 from tljax.errors import InputError
-from tljax.method import complete_variables
-from tljax.weights import convert, readers
+from tljax.weights import convert, readers, registry, writers
+
+HEAD = 'head/'
+CLASSIFIER = 'head/classifier/'  # what another number of classes leaves behind
 
 
 def load(
@@ -20,67 +24,122 @@ def load(
   num_classes: int | None = None,
   key: jax.Array | None = None,
 ) -> Mapping[str, Any]:
-  """Returns the variables of the model `name`: `{'params': {'backbone', 'head'}}`.
+  """Returns the variables of the model `name`: params of 'backbone' and 'head', and
+  batch statistics.
 
   Args:
     name: of the architecture; see `models.names`.
-    source: path of a .safetensors or .npz file in torchvision's layout.
+    source: a tag of the registry such as 'torchvision/imagenet1k_v1', which is
+      fetched and verified; or the path of a file in one of the model's published
+      layouts; see `readers.read` for the formats.
     num_classes: by default the file's. Another number gets a freshly initialised
-      head, the rest loaded, and that is said on standard error.
-    key: draws such a head; by default `jax.random.key(0)`.
+      classifier, the rest loaded, and that is said on standard error.
+    key: draws it; by default `jax.random.key(0)`.
 
   Raises:
     InputError: the file cannot be read, or a tensor of it does not fit the model.
   """
-  tensors = readers.read(source)
-  names = models.family(name).torchvision_names(name)
-  head = [theirs for ours, theirs in names.items() if ours.startswith('head/')]
-  bias = f'{head[-1]}.bias'
-  if bias not in tensors:
-    raise InputError(f'{source}: the weights lack {bias!r}; they are of another model')
-  published = len(tensors[bias])
-  variables = _convert(name, source, tensors, published)
+  leaves, published = _read(name, source)
+  if num_classes is None and published is None:
+    raise InputError(
+      f'{source}: the weights have no classifier; say num_classes for a new one'
+    )
   if num_classes in (None, published):
-    return variables
+    return convert.unflatten(leaves, _abstract(name, published))
   print(
-    f'{name}: new head for {num_classes} classes (the weights have {published}); '
-    'the rest is loaded',
+    f'{name}: new classifier for {num_classes} classes (the weights have '
+    f'{published or "none"}); the rest is loaded',
     file=sys.stderr,
   )
-  return complete_variables(
-    jax.random.key(0) if key is None else key,
-    models.create(name, num_classes),
-    _example(name),
-    backbone_of(variables),
-  )
+  kept = HEAD if published is None else CLASSIFIER
+  kept = {path: leaf for path, leaf in leaves.items() if not path.startswith(kept)}
+  key = jax.random.key(0) if key is None else key
+  fresh = _fresh(name, num_classes, key, frozenset(kept))
+  return convert.unflatten({**fresh, **kept}, _abstract(name, num_classes))
 
 
 def load_backbone(name: str, source: str | pathlib.Path) -> Mapping[str, Any]:
   """As `load`, without the head: a Method draws the head of its own model."""
-  return backbone_of(load(name, source))
+  leaves, _ = _read(name, source)
+  leaves = {path: leaf for path, leaf in leaves.items() if not path.startswith(HEAD)}
+  return convert.unflatten(leaves, _abstract(name, 1000))
 
 
-def backbone_of(variables: Mapping[str, Any]) -> dict[str, Any]:
-  """The variables of the part 'backbone' alone."""
-  return {
-    collection: {part: tree for part, tree in parts.items() if part == 'backbone'}
-    for collection, parts in variables.items()
-  }
+def export(
+  variables: Mapping[str, Any], name: str, layout: str, path: str | pathlib.Path
+) -> None:
+  """Writes variables as a published format does, for the framework it comes from.
+
+  Args:
+    variables: of the model `name`, with its published kind of head.
+    name: of the architecture.
+    layout: 'torchvision', 'timm', 'keras' or another of the model's.
+    path: a new file: .safetensors for PyTorch (`load_state_dict`), .h5 for Keras
+      (`load_weights(path, by_name=True)`), .npz for Google's.
+
+  Raises:
+    InputError: the model has no such layout, a leaf is missing, or the file exists.
+  """
+  layouts = models.family(name).layouts(name)
+  if layout not in layouts:
+    raise InputError(
+      f'{name} has no layout {layout!r}; choose one of {", ".join(sorted(layouts))}'
+    )
+  leaves = convert.flatten(jax.tree.map(np.asarray, dict(variables)))
+  wanted = set(convert.flatten(_abstract(name, 1000)))
+  if wanted != set(leaves):
+    path_of = sorted(wanted ^ set(leaves))[0]
+    raise InputError(
+      f'{path_of!r} is {"missing" if path_of in wanted else "unknown to the layout"}; '
+      f'export takes all variables of {name} with its published kind of head'
+    )
+  writers.write(path, convert.store(leaves, layouts[layout]))
 
 
-def _convert(name, source, tensors, num_classes):
-  model = models.create(name, num_classes)
-  abstract = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), _example(name), train=False)
-  )
-  shapes = convert.flat_shapes(abstract['params'])
-  names = models.family(name).torchvision_names(name)
+def _read(name, source):
+  """The file's leaves by our path, and its number of classes; None: no classifier."""
+  path = registry.locate(name, source)
+  tensors = readers.read(path)
+  layouts = models.family(name).layouts(name)
+  shapes = _shapes(name, 1000)
+  layout = convert.choose_layout(tensors, layouts, shapes)
+  entries = layout.names(shapes)
+  bias = entries[f'{CLASSIFIER}bias'][0][0]
+  head = [n for p, (n, _) in entries.items() if p.startswith(HEAD)]
+  published = None
+  if bias in tensors:
+    published = len(tensors[bias])
+    shapes = _shapes(name, published)
+  elif not any(n in tensors for names in head for n in names):
+    shapes = {p: shape for p, shape in shapes.items() if not p.startswith(HEAD)}
   try:
-    return {'params': convert.nest(convert.from_torch(tensors, shapes, names))}
+    return convert.load(tensors, layout, shapes), published
   except InputError as error:
     raise InputError(f'{source}: {error}') from error
 
 
-def _example(name):
+@functools.lru_cache(maxsize=32)
+def _abstract(name, num_classes):
+  """The model's variables as shapes."""
+  return jax.eval_shape(lambda: _init(name, num_classes, jax.random.key(0)))
+
+
+def _init(name, num_classes, key):
   size = models.spec(name).input_size
-  return jnp.zeros((1, size, size, 3), jnp.float32)
+  model = models.create(name, num_classes)
+  return model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+
+
+def _shapes(name, num_classes):
+  flat = convert.flatten(_abstract(name, num_classes))
+  return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def _fresh(name, num_classes, key, without):
+  """Freshly drawn leaves, those of `without` spared the work."""
+
+  def init(key):
+    leaves = convert.flatten(_init(name, num_classes, key))
+    return {path: leaf for path, leaf in leaves.items() if path not in without}
+
+  return jax.jit(init)(key)

@@ -1,0 +1,238 @@
+"""The published implementations: torchvision, timm and Keras, where installed.
+
+A module of helpers for the parity tests, not a test. PyTorch is an oracle here and
+no dependency of tljax.
+"""
+
+import functools
+import importlib
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax import models
+from tljax.weights import convert
+
+
+@functools.cache
+def torch():
+  """Returns torch; skips the test where it is absent."""
+  return pytest.importorskip('torch')
+
+
+@functools.cache
+def torch_hub(name):
+  """Returns torchvision or timm, imported beside a torch that was built without it."""
+  library = torch().library.Library('torchvision', 'DEF')
+  for operator in ('nms', 'qnms'):
+    try:
+      library.define(
+        f'{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+      )
+    except RuntimeError:  # a torchvision with its operators has them already
+      pass
+  torch_hub.library = library  # it unregisters when it is collected
+  return pytest.importorskip(name)
+
+
+@functools.cache
+def keras():
+  """Returns Keras on the JAX backend."""
+  os.environ['KERAS_BACKEND'] = 'jax'
+  pytest.importorskip('keras')
+  return importlib.import_module('keras')
+
+
+def randomise(module, seed=0):
+  """Draws a torch module's parameters and, above all, its batch statistics.
+
+  Scales are near 1 and kernels as large as the module made them, so that signals
+  keep their size; an identity batch norm would hide errors.
+  """
+  generator = torch().Generator().manual_seed(seed)
+
+  def uniform(like, low, high):
+    return low + (high - low) * torch().rand(like.shape, generator=generator)
+
+  state = module.state_dict()
+  for key, value in state.items():
+    if not value.is_floating_point():
+      continue
+    if key.endswith('running_var'):
+      state[key] = uniform(value, 0.5, 1.5)
+    elif key.endswith('running_mean'):
+      state[key] = uniform(value, -0.2, 0.2)
+    elif value.ndim == 1:
+      center = 1.0 if key.endswith('weight') else 0.0
+      state[key] = uniform(value, center - 0.2, center + 0.2)
+    elif value.numel() > 1:
+      normal = torch().randn(value.shape, generator=generator)
+      state[key] = value.mean() + normal * value.std()
+  module.load_state_dict(state)
+  return module.eval()
+
+
+def variables_of(name, tensors, layout, num_classes=1000):
+  """Our variables from a publisher's tensors."""
+  size = models.spec(name).input_size
+  abstract = jax.eval_shape(
+    lambda: models.create(name, num_classes).init(
+      jax.random.key(0), jnp.zeros((1, size, size, 3))
+    )
+  )
+  shapes = {path: leaf.shape for path, leaf in convert.flatten(abstract).items()}
+  table = models.family(name).layouts(name)[layout]
+  return convert.unflatten(convert.load(tensors, table, shapes), abstract)
+
+
+def state_dict(module):
+  """A torch module's tensors as NumPy arrays."""
+  return {key: value.detach().numpy() for key, value in module.state_dict().items()}
+
+
+def images(size, count=2, seed=0):
+  """Smooth random images (N, H, W, 3) in [0, 1]: low frequencies, as photographs."""
+  height, width = (size, size) if isinstance(size, int) else size
+  coarse = np.random.default_rng(seed).random((count, 8, 8, 3), np.float32)
+  fine = jax.image.resize(jnp.asarray(coarse), (count, height, width, 3), 'linear')
+  return np.asarray(fine)
+
+
+def normalised(name, x):
+  """Images as the published network takes them: (N, 3, H, W), normalised."""
+  spec = models.spec(name)
+  x = x[..., ::-1] if spec.channels == 'BGR' else x
+  x = (x - np.float32([[[spec.mean]]])) / np.float32([[[spec.std]]])
+  return np.ascontiguousarray(x.astype(np.float32).transpose(0, 3, 1, 2))
+
+
+def assert_same_logits(ours, theirs, tolerance=1e-4):
+  """Largest difference within `tolerance` standard deviations, the same top five."""
+  ours, theirs = np.asarray(ours), np.asarray(theirs)
+  assert ours.shape == theirs.shape
+  spread = theirs.std()
+  assert np.isfinite(theirs).all() and spread > 1e-6
+  assert np.abs(ours - theirs).max() <= tolerance * spread, (
+    f'{np.abs(ours - theirs).max() / spread:.2e} of the standard deviation'
+  )
+  top = [np.argsort(-x, axis=-1)[:, :5] for x in (ours, theirs)]
+  np.testing.assert_array_equal(*top)
+
+
+def check_torch_parity(name, module, layout, sizes=None, tolerance=1e-4, **options):
+  """Asserts that our network computes what a torch module does, in evaluation mode.
+
+  Args:
+    name: ours.
+    module: theirs, with 1,000 classes; its weights are randomised here.
+    layout: of its names.
+    sizes: of the images; by default the model's own.
+    tolerance: in standard deviations of the logits.
+    **options: of our model.
+  """
+  randomise(module)
+  variables = variables_of(name, state_dict(module), layout)
+  apply = jax.jit(models.create(name, **options).apply)
+  for size in sizes or (models.spec(name).input_size,):
+    x = images(size)
+    with torch().no_grad():
+      theirs = module(torch().from_numpy(normalised(name, x))).numpy()
+    assert_same_logits(apply(variables, x)['logits'], theirs, tolerance)
+
+
+def check_torch_training(name, module, layout, size, tolerance=1e-3):
+  """Asserts equal training-mode logits, batch statistics and gradients.
+
+  The module must draw nothing at random: set its dropout to 0 beforehand.
+  """
+  randomise(module).train()
+  tensors = {key: value.copy() for key, value in state_dict(module).items()}
+  variables = variables_of(name, tensors, layout)
+  model = models.create(name)
+  x, labels = images(size, count=4), np.arange(4) * 7
+
+  theirs = module(torch().from_numpy(normalised(name, x)))
+  torch().nn.functional.cross_entropy(theirs, torch().from_numpy(labels)).backward()
+
+  def loss(params):
+    outputs, state = model.apply(
+      {**variables, 'params': params},
+      x,
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': jax.random.key(0)},
+    )
+    picked = jax.nn.log_softmax(outputs['logits'])[np.arange(4), labels]
+    return -picked.mean(), (outputs['logits'], state)
+
+  grads, (ours, state) = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+  assert_same_logits(ours, theirs.detach().numpy(), tolerance)
+
+  table = models.family(name).layouts(name)[layout]
+  after = convert.store(
+    convert.flatten({'params': variables['params'], **state}), table
+  )
+  wanted = state_dict(module)
+  for key, value in after.items():
+    if key.endswith('running_mean'):
+      np.testing.assert_allclose(value, wanted[key], atol=1e-4, err_msg=key)
+    if key.endswith('running_var'):
+      # PyTorch's takes the unbiased variance: the new part is n / (n - 1) larger, n
+      # at least 4 images of one pixel.
+      moved, expected = (v - 0.9 * tensors[key] for v in (value, wanted[key]))
+      ratio = expected.sum() / moved.sum()
+      assert 1 - 1e-3 <= ratio <= 4 / 3 + 1e-3, key
+      np.testing.assert_allclose(moved * ratio, expected, atol=1e-3, err_msg=key)
+
+  # Gradients are weights in our layout: they convert back as such.
+  flat = convert.flatten(
+    {'params': grads, 'batch_stats': variables.get('batch_stats', {})}
+  )
+  stored = convert.store(flat, table)
+  for key, parameter in module.named_parameters():
+    theirs = parameter.grad.numpy()
+    difference = np.linalg.norm(stored[key].reshape(theirs.shape) - theirs)
+    scale = np.linalg.norm(theirs)
+    # Biases before a batch norm have no gradient but rounding.
+    assert difference <= tolerance * scale + 1e-5, (key, difference / scale)
+
+
+def keras_tensors(model):
+  """A Keras model's tensors as our reader of Keras files names them."""
+  return {
+    f'{layer.name}/{variable.name}': np.asarray(variable.value)
+    for layer in model.layers
+    for variable in layer.weights
+  }
+
+
+def check_keras_parity(name, model, preprocess, sizes=None, tolerance=1e-4):
+  """Asserts that our network computes what a Keras application does.
+
+  Args:
+    name: ours.
+    model: theirs, without its softmax.
+    preprocess: of images in [0, 255], theirs.
+    sizes: of the images.
+    tolerance: in standard deviations of the logits.
+  """
+  rng = np.random.default_rng(0)
+  for layer in model.layers:
+    for variable in layer.weights:
+      low, high = {
+        'moving_variance': (0.5, 1.5),
+        'gamma': (0.8, 1.2),
+      }.get(variable.name, (-0.2, 0.2))
+      if variable.name not in ('kernel', 'depthwise_kernel'):
+        variable.assign(rng.uniform(low, high, variable.shape).astype(np.float32))
+  variables = variables_of(name, keras_tensors(model), 'keras')
+  apply = jax.jit(models.create(name).apply)
+  for size in sizes or (models.spec(name).input_size,):
+    x = images(size)
+    # Keras promotes ranks and dtypes as it likes; the tests forbid it to us alone.
+    with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+      theirs = np.asarray(model(preprocess((x * 255).copy()), training=False))
+    assert_same_logits(apply(variables, x)['logits'], theirs, tolerance)

@@ -1,0 +1,113 @@
+"""Layers that several families share, padded and normalised as PyTorch does."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tljax.models.base import Options
+
+_KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def conv(
+  features: int,
+  size: int,
+  stride: int = 1,
+  *,
+  options: Options,
+  name: str,
+  groups: int = 1,
+  bias: bool = False,
+  padding: int | str | None = None,
+) -> nn.Conv:
+  """A square convolution, padded by half its size on each side unless said."""
+  return nn.Conv(
+    features,
+    (size, size),
+    stride,
+    padding=size // 2 if padding is None else padding,
+    feature_group_count=groups,
+    use_bias=bias,
+    dtype=options.dtype,
+    kernel_init=_KERNEL_INIT,
+    name=name,
+  )
+
+
+def batch_norm(
+  options: Options,
+  train: bool,
+  name: str,
+  *,
+  epsilon: float = 1e-5,
+  momentum: float = 0.9,
+) -> nn.BatchNorm:
+  """Batch norm. `momentum` is flax's: 1 less PyTorch's.
+
+  The running variance follows the biased variance of the batch, PyTorch's the
+  unbiased: n / (n - 1) of it.
+  """
+  return nn.BatchNorm(
+    use_running_average=not train or options.frozen_norm,
+    momentum=momentum,
+    epsilon=epsilon,
+    dtype=options.dtype,
+    name=name,
+  )
+
+
+def layer_norm(options: Options, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
+  """Layer norm whose variance is taken in two passes, as PyTorch's is."""
+  return nn.LayerNorm(epsilon, dtype=options.dtype, use_fast_variance=False, name=name)
+
+
+gelu: Callable[[jax.Array], jax.Array] = functools.partial(nn.gelu, approximate=False)
+
+
+def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+  """Max-pool of (N, H, W, C); the padding never wins.
+
+  As the largest of shifted slices its gradient costs a CPU far less than
+  nn.max_pool's.
+  """
+  x = jnp.pad(
+    x,
+    [(0, 0), (padding, padding), (padding, padding), (0, 0)],
+    constant_values=-jnp.inf,
+  )
+  for axis in (1, 2):
+    last = (x.shape[axis] - size) // stride * stride + 1
+    slices = [jax.lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
+    x = functools.reduce(jnp.maximum, slices)
+  return x
+
+
+class DropPath(nn.Module):
+  """Stochastic depth: drops a residual branch, example by example, in training."""
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x, train):
+    shape = tuple(range(1, x.ndim))
+    return nn.Dropout(self.rate, broadcast_dims=shape)(x, deterministic=not train)
+
+
+class SqueezeExcite(nn.Module):
+  """Scales channels by a gate on their mean (Hu et al., 2018)."""
+
+  reduced: int
+  options: Options
+  activation: Callable = nn.relu
+  gate: Callable = nn.sigmoid
+
+  @nn.compact
+  def __call__(self, x):
+    dense = functools.partial(nn.Dense, dtype=self.options.dtype)
+    scale = jnp.mean(x, (1, 2))
+    scale = self.activation(dense(self.reduced, name='reduce')(scale))
+    scale = self.gate(dense(x.shape[-1], name='expand')(scale))
+    return x * scale[:, None, None]
