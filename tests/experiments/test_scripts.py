@@ -1,0 +1,263 @@
+"""Every script in miniature, end to end: what it leaves in its run folder."""
+
+import base64
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli
+from tljax import weights
+from tljax.checkpoint import Checkpoints
+from tljax.data import digits, folder
+from tljax.run import Run
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCRIPTS = ('quickstart', 'finetune', 'extract', 'adapt')
+CNN = ('--model', 'cnn', '--batch-size', 4)
+
+
+def check_run(out, *, strategies, seeds, steps, pictures, **config):
+  """Asserts that the run folder is whole; returns the result."""
+  names = {f'{name}-{seed}' for name in strategies for seed in seeds}
+  assert {path.name for path in out.iterdir()} == {
+    'config.json',
+    'metrics.jsonl',
+    'result.json',
+    'report.html',
+    'checkpoints',
+  }
+  written = json.loads((out / 'config.json').read_text())
+  assert written.items() >= {**config, 'seed': seeds[0], 'seeds': len(seeds)}.items()
+  assert not {'out', 'resume'} & written.keys()
+  result = json.loads((out / 'result.json').read_text())
+  assert list(result['strategies']) == list(strategies)
+  _check_records(out, names, steps)
+  _check_figures(result, len(seeds))
+  _check_page(out / 'report.html', strategies, pictures)
+  assert {path.name for path in (out / 'checkpoints').iterdir()} == names
+  for name in names:
+    with Checkpoints(out / 'checkpoints' / name) as checkpoints:
+      assert checkpoints.latest_step() == steps
+  return result
+
+
+def _check_records(out, names, steps):
+  records = Run(out).records()
+  assert {record['run'] for record in records} == names
+  every = max(1, steps // 10)
+  wanted = sorted({*range(every, steps + 1, every), steps})
+  for name in names:
+    assert [r['step'] for r in records if r['run'] == name] == wanted
+  for record in records:
+    assert {'loss', 'seconds', 'validation_accuracy'} <= record.keys()
+    assert all(math.isfinite(v) for k, v in record.items() if k != 'run')
+
+
+def _check_figures(result, seeds):
+  for figures in result['strategies'].values():
+    accuracies = figures['accuracy']
+    assert len(accuracies) == seeds and all(0 <= a <= 1 for a in accuracies)
+    np.testing.assert_allclose(figures['accuracy_mean'], np.mean(accuracies))
+    std = np.std(accuracies, ddof=1) if seeds > 1 else 0
+    np.testing.assert_allclose(figures['accuracy_std'], std)
+    assert 0 < figures['seconds'] < math.inf
+
+
+def _check_page(path, strategies, pictures):
+  """Pictures are titles; nothing is fetched from elsewhere."""
+  text = path.read_text(encoding='utf-8')
+  assert text.endswith('</html>\n')
+  images = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]+)">', text)
+  assert [title for title, _ in images] == pictures
+  for _, data in images:
+    assert base64.b64decode(data, validate=True).startswith(b'\x89PNG\r\n')
+  assert text.count('src=') == len(images)
+  assert not re.search(r'https?:|<script|<link|url\(', text)
+  assert re.findall(r'<tr><td>(.*?)</td>', text) == [
+    name.replace('_', ' ') for name in strategies
+  ]
+
+
+PICTURES = ['Accuracy', 'Learning curves']
+
+
+def test_quickstart(launch, tmp_path):
+  strategies = (
+    'source_only',
+    'scratch',
+    'feature_extraction',
+    'fine_tuning',
+    'dann',
+    'oracle',
+  )
+  ended = launch('quickstart', '--epochs', 1, '--seeds', 1, '--out', tmp_path / 'run')
+  assert ended.status == 0, ended.err
+  check_run(
+    tmp_path / 'run',
+    strategies=strategies,
+    seeds=[0],
+    steps=math.ceil(len(digits.load('digits')['train']) / 64),
+    pictures=[
+      *PICTURES,
+      'The domains',
+      'Features before and after adaptation',
+      'Confusion of dann',
+    ],
+    epochs=1,
+    batch_size=64,
+  )
+  assert all(name.replace('_', ' ') in ended.out for name in strategies)
+
+
+@pytest.fixture
+def trials(monkeypatch):
+  """Collects what a script's trainings gave."""
+  conclude, seen = cli.conclude, {}
+
+  def spy(run, trials, *args, **kwargs):
+    seen.update(trials)
+    return conclude(run, trials, *args, **kwargs)
+
+  monkeypatch.setattr(cli, 'conclude', spy)
+  return seen
+
+
+def test_finetune_from_scratch(launch, pets, tmp_path, trials):
+  out = tmp_path / 'run'
+  data = f'folder:{pets}'
+  flags = ('--data', data, '--epochs', 12, '--seeds', 2, '--seed', 3)
+  ended = launch(
+    'finetune', *flags, *CNN, '--image-size', 12, '--learning-rate', 0.01, '--out', out
+  )
+  assert ended.status == 0, ended.err
+  result = check_run(
+    out,
+    strategies=['scratch'],
+    seeds=[3, 4],
+    steps=12 * 12 // 4,
+    pictures=PICTURES,
+    data=data,
+    model='cnn',
+    weights=None,
+    image_size=12,
+    fingerprint=folder.load(pets, 12)['train'].fingerprint(),
+  )
+  assert result['accuracy'] == result['strategies']['scratch']['accuracy_mean']
+  assert result['accuracy'] >= 0.75  # cats are dark, dogs are bright; half is chance
+  first, second = (jax.device_get(t.state.params) for t in trials['scratch'])
+  kernels = (p['backbone']['stage1']['conv']['kernel'] for p in (first, second))
+  assert not np.array_equal(*kernels)  # each seed draws its own network
+
+
+def test_finetune_starts_from_the_weights(launch, pets, squeezenet, tmp_path, trials):
+  out, rate = tmp_path / 'run', 1e-5
+  flags = ('--data', f'folder:{pets}', '--weights', squeezenet, '--image-size', 33)
+  flags += ('--freeze', 'backbone/stage[12]/.*', '--learning-rate', rate)
+  ended = launch(
+    'finetune', *flags, '--epochs', 1, '--seeds', 1, '--batch-size', 6, '--out', out
+  )
+  assert ended.status == 0, ended.err
+  check_run(
+    out,
+    strategies=['fine_tuning'],
+    seeds=[0],
+    steps=2,
+    pictures=PICTURES,
+    weights=str(squeezenet),
+    freeze=['backbone/stage[12]/.*'],
+  )
+  published = weights.load_backbone('squeezenet1_1', squeezenet)['params']['backbone']
+  params = jax.device_get(trials['fine_tuning'][0].state.params)
+  for stage, before in published.items():
+    after = params['backbone'][stage]
+    moved = jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), after, before))
+    # Adam's step is at most about the rate.
+    assert (
+      (max(moved) == 0)
+      if stage in ('stage1', 'stage2')
+      else (0 < max(moved) < 4 * rate)
+    )
+  assert params['head']['dense']['kernel'].shape == (512, 2)
+
+
+@pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
+def test_extract(launch, pets, squeezenet, tmp_path, trials):
+  out = tmp_path / 'run'
+  flags = ('--data', f'folder:{pets}', '--weights', squeezenet, '--image-size', 33)
+  ended = launch(
+    'extract', *flags, '--epochs', 20, '--seeds', 2, '--batch-size', 6, '--out', out
+  )
+  assert ended.status == 0, ended.err
+  result = check_run(
+    out,
+    strategies=['feature_extraction'],
+    seeds=[0, 1],
+    steps=40,
+    pictures=PICTURES,
+    epochs=20,
+    weights=str(squeezenet),
+  )
+  assert result['accuracy'] >= 0.75
+  for trial in trials['feature_extraction']:
+    assert list(trial.state.params) == ['head']  # the backbone ran once, beforehand
+    assert trial.state.params['head']['dense']['kernel'].shape == (512, 2)
+    assert len(trial.logits) == 6
+
+
+def test_adapt(launch, pets, tmp_path, trials):
+  out, domain = tmp_path / 'run', f'folder:{pets}'
+  flags = ('--source', domain, '--target', domain, '--image-size', 8, *CNN)
+  flags += ('--epochs', 3, '--seeds', 1, '--strength', 0.25, '--augment', 'flip')
+  ended = launch('adapt', *flags, '--out', out)
+  assert ended.status == 0, ended.err
+  splits, steps = folder.load(pets, 8), 9
+  result = check_run(
+    out,
+    strategies=['source_only', 'dann'],
+    seeds=[0],
+    steps=steps,
+    pictures=PICTURES,
+    fingerprint=[splits['train'].fingerprint()] * 2,
+  )
+  assert 'accuracy' not in result  # of which of the two?
+  predicted = trials['dann'][0].logits.argmax(-1)
+  (accuracy,) = result['strategies']['dann']['accuracy']
+  np.testing.assert_allclose(accuracy, np.mean(predicted == splits['test'].labels))
+  strengths = [r['strength'] for r in Run(out).records('dann-0')]
+  progress = np.arange(steps) / steps
+  wanted = 0.25 * (2 / (1 + np.exp(-10 * progress)) - 1)
+  np.testing.assert_allclose(strengths, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_as_a_user_starts_it(pets, tmp_path):
+  out = tmp_path / 'run'
+  command = [sys.executable, '-m', 'experiments.finetune', '--data', f'folder:{pets}']
+  command += [*map(str, CNN), '--epochs', '1', '--seeds', '1', '--out', str(out)]
+  environment = {**os.environ, 'XLA_FLAGS': ''}
+  ended = subprocess.run(
+    command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120
+  )
+  assert ended.returncode == 0, ended.stderr
+  check_run(out, strategies=['scratch'], seeds=[0], steps=3, pictures=PICTURES)
+  assert 'scratch' in ended.stdout
+  assert ended.stderr == f'wrote {out / "report.html"}\n'
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_scripts_are_thin(script):
+  text = (ROOT / 'experiments' / f'{script}.py').read_text()
+  assert len(text.splitlines()) < 100
+  assert f'python -m experiments.{script} ' in text  # how to run it
+
+
+def test_every_script_is_tested():
+  files = {path.stem for path in (ROOT / 'experiments').glob('*.py')}
+  assert files - {'__init__', 'cli'} == set(SCRIPTS)
