@@ -69,7 +69,8 @@ class ModelFlags(Flags):
   model: str = 'squeezenet1_1'
   """Architecture; a wrong name lists them all."""
   weights: str | None = None
-  """File of pretrained weights, in a published layout; without it, from scratch."""
+  """Pretrained weights: a file in a published layout, or a tag that
+  `python -m experiments.models` lists; without it, from scratch."""
   image_size: int | None = None
   """Height and width in pixels; by default the model's own."""
   epochs: int = 10

@@ -21,7 +21,7 @@ class Flags(cli.ModelFlags):
   data: str
   """digits, digits-m, or folder:PATH with a folder of images per class."""
   weights: str
-  """File of pretrained weights, in a published layout."""
+  """Pretrained weights: a file in a published layout, or a tag of the zoo."""
   epochs: int = 50
 
 
