@@ -22,7 +22,7 @@ from rich.console import Console
 
 from tljax.errors import InputError
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # bytes; what a broken download loses at most
 _TIMEOUT = 30  # seconds without a byte
 
 
