@@ -24,9 +24,9 @@ def torch():
 
 
 @functools.cache
-def torch_hub(name):
-  """Returns torchvision or timm, imported beside a torch that was built without it."""
-  library = torch().library.Library('torchvision', 'DEF')
+def _operators():
+  """Declares the operators that a torchvision built for another torch lacks."""
+  library = torch().library.Library('torchvision', 'FRAGMENT')
   for operator in ('nms', 'qnms'):
     try:
       library.define(
@@ -34,7 +34,13 @@ def torch_hub(name):
       )
     except RuntimeError:  # a torchvision with its operators has them already
       pass
-  torch_hub.library = library  # it unregisters when it is collected
+  return library  # the cache keeps it; it unregisters when it is collected
+
+
+@functools.cache
+def torch_hub(name):
+  """Returns torchvision or timm; skips the test where they are absent."""
+  _operators()
   return pytest.importorskip(name)
 
 

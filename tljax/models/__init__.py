@@ -1,13 +1,22 @@
 """Architectures by name. One file per family.
 
-To add one: write `FAMILY.py` with its flax modules, `SPECS` (name to `Spec`) and
-`create(name, num_classes, **options)`; it is found by itself.
+To add one, with its weights:
+
+1. Write `FAMILY.py` with its flax modules: NHWC, a stage a submodule, padding as the
+   original has it (`layers.conv`), outputs by endpoint: the stages, 'map', 'features'.
+2. `SPECS`: name to `Spec`, with the input that the weights expect and the stages.
+3. `create(name, num_classes, **options)`: a `Classifier` of the backbone and a head
+   whose last layer is called 'classifier'. `Options(**options)` has the common options.
+4. `layouts(name)`: for each published format, rules from our paths to their names; see
+   `layouts.py`. `weights.load` and `weights.export` read them.
+5. `tests/models/test_FAMILY.py`: the original is the oracle, see `tests/oracles.py`.
+6. A line a published file in `weights/registry.csv`.
+
+It is found by itself; resnet.py is a good one to copy.
 """
 
 import importlib
 import pkgutil
-
-import flax.linen as nn
 
 from tljax.errors import InputError
 from tljax.models.base import Classifier as Classifier
@@ -46,9 +55,28 @@ def spec(name: str) -> Spec:
   return family(name).SPECS[name]
 
 
-def create(name: str, num_classes: int = 1000, **options) -> nn.Module:
+def create(
+  name: str, num_classes: int = 1000, *, in_channels: int = 3, **options
+) -> Classifier:
   """Returns the model: `apply(variables, images, train=False)` gives its outputs.
 
-  Among them are 'features' (N, D), pooled, and 'logits' (N, num_classes).
+  Among them are the stages, 'features' (N, D), pooled, and 'logits' (N, num_classes).
+
+  Args:
+    name: see `names`.
+    num_classes: K.
+    in_channels: of the images, where they are not RGB.
+    **options: see `base.Options`, and the family's own.
+
+  Raises:
+    InputError: there is no such model, or it has no such option.
   """
-  return family(name).create(name, num_classes, **options)
+  try:
+    model = family(name).create(name, num_classes, **options)
+  except TypeError as error:
+    if not options:
+      raise
+    raise InputError(f'{name}, options {sorted(options)}: {error}') from error
+  if in_channels == 3:
+    return model
+  return model.clone(spec=model.spec.with_channels(in_channels))

@@ -28,7 +28,6 @@ class Spec:
     interpolation: of the resize.
     parameters: number of them, with 1,000 classes.
     multiply_adds: of one forward pass at `input_size`, in millions.
-    weights: sources that `tljax.weights.load` converts for this model.
   """
 
   input_size: int
@@ -41,7 +40,19 @@ class Spec:
   interpolation: str = 'bilinear'
   parameters: int | None = None
   multiply_adds: int | None = None
-  weights: tuple[str, ...] = ()
+
+  def with_channels(self, count: int) -> 'Spec':
+    """The spec for images of another number of channels: grey has the mean of the
+    colours' normalisation, more channels repeat it.
+    """
+
+    def adapt(values):
+      if count == 1:
+        return (sum(values) / len(values),)
+      return tuple(values[i % len(values)] for i in range(count))
+
+    changes = {'mean': adapt(self.mean), 'std': adapt(self.std), 'channels': 'RGB'}
+    return dataclasses.replace(self, **changes)
 
 
 @dataclasses.dataclass(frozen=True)

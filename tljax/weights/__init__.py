@@ -12,7 +12,7 @@ import numpy as np
 
 from tljax import models
 from tljax.errors import InputError
-from tljax.weights import convert, readers, registry, writers
+from tljax.weights import adapt, convert, readers, registry, writers
 
 HEAD = 'head/'
 CLASSIFIER = 'head/classifier/'  # what another number of classes leaves behind
@@ -23,6 +23,8 @@ def load(
   source: str | pathlib.Path,
   num_classes: int | None = None,
   key: jax.Array | None = None,
+  *,
+  in_channels: int = 3,
 ) -> Mapping[str, Any]:
   """Returns the variables of the model `name`: params of 'backbone' and 'head', and
   batch statistics.
@@ -35,11 +37,13 @@ def load(
     num_classes: by default the file's. Another number gets a freshly initialised
       classifier, the rest loaded, and that is said on standard error.
     key: draws it; by default `jax.random.key(0)`.
+    in_channels: of the images; other than 3 adapts the first convolution, see
+      `adapt.in_channels`, for `models.create(name, in_channels=...)`.
 
   Raises:
     InputError: the file cannot be read, or a tensor of it does not fit the model.
   """
-  leaves, published = _read(name, source)
+  leaves, published = _read(name, source, in_channels)
   if num_classes is None and published is None:
     raise InputError(
       f'{source}: the weights have no classifier; say num_classes for a new one'
@@ -58,9 +62,11 @@ def load(
   return convert.unflatten({**fresh, **kept}, _abstract(name, num_classes))
 
 
-def load_backbone(name: str, source: str | pathlib.Path) -> Mapping[str, Any]:
+def load_backbone(
+  name: str, source: str | pathlib.Path, *, in_channels: int = 3
+) -> Mapping[str, Any]:
   """As `load`, without the head: a Method draws the head of its own model."""
-  leaves, _ = _read(name, source)
+  leaves, _ = _read(name, source, in_channels)
   leaves = {path: leaf for path, leaf in leaves.items() if not path.startswith(HEAD)}
   return convert.unflatten(leaves, _abstract(name, 1000))
 
@@ -96,7 +102,7 @@ def export(
   writers.write(path, convert.store(leaves, layouts[layout]))
 
 
-def _read(name, source):
+def _read(name, source, in_channels):
   """The file's leaves by our path, and its number of classes; None: no classifier."""
   path = registry.locate(name, source)
   tensors = readers.read(path)
@@ -113,9 +119,12 @@ def _read(name, source):
   elif not any(n in tensors for names in head for n in names):
     shapes = {p: shape for p, shape in shapes.items() if not p.startswith(HEAD)}
   try:
-    return convert.load(tensors, layout, shapes), published
+    leaves = convert.load(tensors, layout, shapes)
   except InputError as error:
     raise InputError(f'{source}: {error}') from error
+  if in_channels != 3:
+    leaves = adapt.in_channels(leaves, models.spec(name).stages[0], in_channels)
+  return leaves, published
 
 
 @functools.lru_cache(maxsize=32)
