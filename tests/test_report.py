@@ -1,9 +1,13 @@
 import base64
+import dataclasses
+import html
+import io
 import re
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tljax import report
 
@@ -103,3 +107,82 @@ def test_tsne_embeds_the_domains_of_a_panel_together(count):
   assert np.all(np.isfinite(np.concatenate(points)))
   legend = {text.get_text() for text in axes.get_legend().get_texts()}
   assert legend == {'digits', 'digits-m', '0', '1'}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """By function, the figure that it drew for the page and what of."""
+  seen = {}
+
+  def spy(name):
+    draw = getattr(report, name)
+
+    def recorded(*args):
+      seen[name] = (*args, draw(*args))
+      return seen[name][-1]
+
+    monkeypatch.setattr(report, name, recorded)
+
+  for name in ('image_rows', 'tsne', 'confusion'):
+    spy(name)
+  return seen
+
+
+def pictures(path):
+  """Titles and pixels of the page's pictures."""
+  text = path.read_text(encoding='utf-8')
+  found = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]+)">', text)
+  assert text.count('<img') == len(found)
+  return {
+    title: np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    for title, data in found
+  }
+
+
+def test_domains_are_shown_with_their_features(domains, drawn, tmp_path):
+  splits = {f'<{name}>': split['test'] for name, split in domains.items()}
+  splits['<digits>'] = splits['<digits>'].take(np.arange(20))
+  splits['<digits-m>'] = splits['<digits-m>'].take(np.arange(15))
+  rng = np.random.default_rng(0)
+  features = {
+    title: {name: rng.normal(size=(len(s), 4)) for name, s in splits.items()}
+    for title in ('before', 'after')
+  }
+  page = report.Page(tmp_path / 'report.html', 'title', 'summary')
+  page.domains(splits, features)
+  page.save()
+  shown = pictures(tmp_path / 'report.html')
+  assert list(shown) == ['The domains', 'Features before and after adaptation']
+  assert all(picture.std() > 1 for picture in shown.values())  # none is blank
+  rows, _ = drawn['image_rows']
+  for name, split in splits.items():
+    np.testing.assert_array_equal(rows[name], split.images[:12])
+  embedded, labels, classes, figure = drawn['tsne']
+  assert embedded is features and classes == splits['<digits>'].classes
+  for name, split in splits.items():
+    np.testing.assert_array_equal(labels[name], split.labels)
+  assert [axes.get_title() for axes in figure.axes] == ['before', 'after']
+  assert '<digits' not in (tmp_path / 'report.html').read_text()
+
+
+def test_confusion_of_a_strategy_lands_in_the_page(domains, drawn, tmp_path):
+  split = dataclasses.replace(
+    domains['digits']['test'].take(np.arange(30)), classes=tuple('<"&abcdefg')
+  )
+  predictions = np.roll(split.labels, 1)
+  page = report.Page(tmp_path / 'report.html', 'title', 'summary')
+  page.confusion('<b>"dann" & co', split, predictions)
+  page.save()
+  (title,) = shown = pictures(tmp_path / 'report.html')
+  assert html.unescape(title) == 'Confusion of <b>"dann" & co'
+  assert shown[title].std() > 1
+  text = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert '<b>' not in text
+  assert '<h2>Confusion of &lt;b&gt;&quot;dann&quot; &amp; co</h2>' in text
+  *_, figure = drawn['confusion']
+  matrix = figure.axes[0].images[0].get_array()
+  wanted = np.zeros((10, 10))
+  np.add.at(wanted, (split.labels, predictions), 1)  # rows are the truth
+  np.testing.assert_array_equal(matrix, wanted)
+  ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+  assert ticks == list(split.classes)

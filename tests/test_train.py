@@ -158,6 +158,44 @@ def test_compare_starts_a_plan_from_the_same_seeds_earlier_one(
   assert first == second and first[0] != first[1]
 
 
+def test_compare_takes_the_same_steps_of_each_plans_own_batches(
+  model, method, stream, domains, raw, tmp_path
+):
+  """By seed and name; pretrained variables and None start where `trial` starts."""
+  splits = {'validation': domains['digits']['validation']}
+  seen = []
+
+  def told(name, seed):
+    def batch(step):
+      seen.append((name, seed, step))
+      return stream(step)
+
+    return batch
+
+  still = plain.method(model, optax.sgd(0.0))
+  pretrained = method.init(jax.random.key(9), None, stream(0)).variables
+  starts = {'scratch': None, 'tuned': pretrained}
+  plans = {
+    seed: {n: train.Plan(still, told(n, seed), start) for n, start in starts.items()}
+    for seed in (4, 5)
+  }
+  run = Run.open(tmp_path, {}, resume=False)
+  trials = train.compare(plans, 3, splits, run)
+  steps = [s for s in seen if s[2] > 0]
+  assert steps == [(n, seed, s) for seed in (4, 5) for n in starts for s in (1, 2)]
+  assert list(trials) == list(starts)
+  assert [len(seeds) for seeds in trials.values()] == [2, 2]
+  names = [f'{name}-{seed}' for seed in (4, 5) for name in starts]
+  assert [r['run'] for r in run.records() if r['step'] == 3] == names
+  assert {path.name for path in (tmp_path / 'checkpoints').iterdir()} == set(names)
+  for trial, seed in zip(trials['scratch'], (4, 5), strict=True):
+    fresh = still.init(jax.random.key(seed), None, stream(0))
+    assert raw(trial.state.params) == raw(fresh.params)
+    assert int(trial.state.step) == 3
+  for trial in trials['tuned']:
+    assert raw(trial.state.params) == raw(pretrained['params'])
+
+
 SCRIPT = """
 import dataclasses, sys, time
 import jax, numpy as np, optax
