@@ -198,12 +198,16 @@ def check_torch_training(name, module, layout, size, tolerance=1e-3):
     {'params': grads, 'batch_stats': variables.get('batch_stats', {})}
   )
   stored = convert.store(flat, table)
+  squares = np.zeros(2)
   for key, parameter in module.named_parameters():
     theirs = parameter.grad.numpy()
     difference = np.linalg.norm(stored[key].reshape(theirs.shape) - theirs)
     scale = np.linalg.norm(theirs)
-    # Biases before a batch norm have no gradient but rounding.
-    assert difference <= tolerance * scale + 1e-5, (key, difference / scale)
+    squares += difference**2, scale**2
+    # Single tensors may differ by more: rounding takes a ReLU across its kink. Biases
+    # before a batch norm have no gradient but rounding.
+    assert difference <= 10 * tolerance * scale + 1e-5, (key, difference / scale)
+  assert np.sqrt(squares[0] / squares[1]) <= tolerance
 
 
 def keras_tensors(model):
