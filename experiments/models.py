@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from tljax import models
+from tljax import models as zoo
 from tljax.errors import InputError
 from tljax.weights import registry
 
@@ -32,8 +32,8 @@ class Flags:
 def rows(flags: Flags) -> list[dict]:
   """The lines of the table."""
   lines = []
-  for name in models.names():
-    spec = models.spec(name)
+  for name in zoo.names():
+    spec = zoo.spec(name)
     millions = spec.parameters / 1e6 if spec.parameters else None
     if not fnmatch.fnmatch(name, f'*{flags.match}*'):
       continue
@@ -62,7 +62,7 @@ def rows(flags: Flags) -> list[dict]:
   return lines
 
 
-def show(flags: Flags) -> None:
+def models(flags: Flags) -> None:
   lines = rows(flags)
   table = Table(title=f'{len(lines)} of the zoo')
   for column in lines[0]:
@@ -77,4 +77,4 @@ def show(flags: Flags) -> None:
 
 
 if __name__ == '__main__':
-  cli.main(show, Flags)
+  cli.main(models, Flags)

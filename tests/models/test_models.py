@@ -1,5 +1,8 @@
 """Every architecture has the same doors. Shapes alone: no weights, no arithmetic."""
 
+import functools
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,13 +13,23 @@ from tljax import models
 from tljax.errors import InputError
 from tljax.models import cnn
 from tljax.models.base import Classifier, Linear
+from tljax.weights import convert
 
 NAMES = models.names()
+# The smallest of each family, for what takes a second trace.
+SMALL = sorted(
+  {
+    models.family(name): name
+    for name in sorted(NAMES, key=lambda n: -(models.spec(n).parameters or 0))
+  }.values()
+)
 
 
-def abstract(name, num_classes=7, train=False):
+@functools.lru_cache(maxsize=4)
+def abstract(name, num_classes=7, train=False, **options):
   """Shapes of the outputs, the variables, and what training mode changes."""
-  model, size = models.create(name, num_classes), models.spec(name).input_size
+  model = models.create(name, num_classes, **options)
+  size = models.spec(name).input_size
   images = jnp.zeros((2, size, size, 3))
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
 
@@ -37,9 +50,17 @@ def test_there_are_models():
   assert 'cnn' in NAMES and NAMES == sorted(NAMES)
 
 
-@pytest.mark.parametrize('train', [False, True])
 @pytest.mark.parametrize('name', NAMES)
-def test_doors(name, train):
+def test_doors(name):
+  check_doors(name, train=False)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_doors_in_training(name):
+  check_doors(name, train=True)
+
+
+def check_doors(name, train):
   outputs, variables, state = abstract(name, 7, train)
   spec = models.spec(name)
   assert outputs['features'].shape == (2, spec.feature_dim)
@@ -59,6 +80,95 @@ def test_stages_can_be_tapped_and_frozen(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_every_parameter_of_the_backbone_is_in_a_stage(name):
+  _, variables, _ = abstract(name)
+  assert set(variables['params']['backbone']) == set(models.spec(name).stages)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_classifier_is_called_so(name):
+  _, variables, _ = abstract(name)
+  assert variables['params']['head']['classifier']['bias'].shape == (7,)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_leaf_has_one_name_in_each_layout(name):
+  _, variables, _ = abstract(name)
+  shapes = {path: leaf.shape for path, leaf in convert.flatten(variables).items()}
+  for layout in layouts_of(name).values():
+    names = [name for names, _ in layout.names(shapes).values() for name in names]
+    assert len(set(names)) == len(names) >= len(shapes)
+
+
+def layouts_of(name):
+  """Its layouts; networks that nobody publishes have none."""
+  module = models.family(name)
+  return module.layouts(name) if hasattr(module, 'layouts') else {}
+
+
+PUBLISHED = [name for name in NAMES if models.spec(name).parameters]
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_parameters_are_as_many_as_the_spec_says(name):
+  _, variables, _ = abstract(name)
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params']))
+  kernel = variables['params']['head']['classifier']['kernel']
+  width = math.prod(kernel.shape[:-1]) + 1
+  assert count + (1000 - 7) * width == models.spec(name).parameters
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_multiply_adds_are_as_many_as_the_spec_says(name):
+  model, size = models.create(name), models.spec(name).input_size
+  images = jnp.zeros((1, size, size, 3))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+  jaxpr = jax.make_jaxpr(model.apply)(variables, images)
+  count = multiply_adds(jaxpr.jaxpr) / 1e6
+  assert count == pytest.approx(models.spec(name).multiply_adds, rel=0.02)
+
+
+def multiply_adds(jaxpr):
+  """Of its convolutions and matrix products."""
+  total = 0
+  for equation in jaxpr.eqns:
+    shapes = [v.aval.shape for v in equation.invars if hasattr(v.aval, 'shape')]
+    out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+    if equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      total += out * math.prod(shapes[0][i] for i in contracted)
+    elif equation.primitive.name == 'conv_general_dilated':
+      kernel = equation.params['dimension_numbers'].rhs_spec
+      shape = shapes[1]
+      total += out * math.prod(shape) // shape[kernel[0]]
+    for value in equation.params.values():
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        total += multiply_adds(inner)
+  return total
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_options_keep_the_parameters_and_the_logits_float32(name):
+  if not models.spec(name).parameters:
+    pytest.skip('a network for digits has no options')
+  _, wanted, _ = abstract(name, train=True)
+  options = {'remat': True, 'drop_path': 0.1, 'frozen_norm': True}
+  with jax.numpy_dtype_promotion('standard'):  # flax's norms mix their dtypes
+    outputs, variables, _ = abstract(name, train=True, dtype=jnp.bfloat16, **options)
+  assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables) == jax.tree.map(
+    lambda leaf: (leaf.shape, leaf.dtype), wanted
+  )
+  assert outputs['logits'].dtype == jnp.float32
+  assert outputs[models.spec(name).stages[1]].dtype == jnp.bfloat16
+
+
+def test_an_unknown_option_is_named():
+  with pytest.raises(InputError, match='resnet18.*depth'):
+    models.create('resnet18', depth=3)
+
+
+@pytest.mark.parametrize('name', SMALL)
 def test_embed_runs_no_head(name):
   model, size = models.create(name, 7), models.spec(name).input_size
   images = jnp.zeros((1, size, size, 3))
@@ -78,8 +188,8 @@ def test_spec_fits_the_images(name):
 
 @pytest.mark.parametrize('door', [models.family, models.spec, models.create])
 def test_unknown_model_lists_the_known(door):
-  with pytest.raises(InputError, match="'lenet' is unknown.*cnn"):
-    door('lenet')
+  with pytest.raises(InputError, match="'alexnet' is unknown.*cnn"):
+    door('alexnet')
 
 
 class Mean(nn.Module):
