@@ -219,7 +219,9 @@ def keras_tensors(model):
   }
 
 
-def check_keras_parity(name, model, preprocess, sizes=None, tolerance=1e-4):
+def check_keras_parity(
+  name, model, preprocess, sizes=None, tolerance=1e-4, layout='keras'
+):
   """Asserts that our network computes what a Keras application does.
 
   Args:
@@ -228,6 +230,7 @@ def check_keras_parity(name, model, preprocess, sizes=None, tolerance=1e-4):
     preprocess: of images in [0, 255], theirs.
     sizes: of the images.
     tolerance: in standard deviations of the logits.
+    layout: of Keras 3's names.
   """
   rng = np.random.default_rng(0)
   for layer in model.layers:
@@ -238,7 +241,7 @@ def check_keras_parity(name, model, preprocess, sizes=None, tolerance=1e-4):
       }.get(variable.name, (-0.2, 0.2))
       if variable.name not in ('kernel', 'depthwise_kernel'):
         variable.assign(rng.uniform(low, high, variable.shape).astype(np.float32))
-  variables = variables_of(name, keras_tensors(model), 'keras')
+  variables = variables_of(name, keras_tensors(model), layout)
   apply = jax.jit(models.create(name).apply)
   for size in sizes or (models.spec(name).input_size,):
     x = images(size)

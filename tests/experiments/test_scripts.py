@@ -16,7 +16,7 @@ import pytest
 from experiments import cli
 from tljax import weights
 from tljax.checkpoint import Checkpoints
-from tljax.data import digits, folder
+from tljax.data import augment, batches, digits, folder
 from tljax.run import Run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -133,8 +133,15 @@ def trials(monkeypatch):
   return seen
 
 
-def test_finetune_from_scratch(launch, pets, tmp_path, trials):
+def test_finetune_from_scratch(launch, pets, tmp_path, trials, monkeypatch):
   out = tmp_path / 'run'
+  stream, streams = batches.stream, []
+
+  def spy(dataset, batch_size, seed, transform=None):
+    streams.append((batch_size, seed, transform))
+    return stream(dataset, batch_size, seed, transform)
+
+  monkeypatch.setattr(batches, 'stream', spy)
   data = f'folder:{pets}'
   flags = ('--data', data, '--epochs', 12, '--seeds', 2, '--seed', 3)
   ended = launch(
@@ -155,6 +162,7 @@ def test_finetune_from_scratch(launch, pets, tmp_path, trials):
   )
   assert result['accuracy'] == result['strategies']['scratch']['accuracy_mean']
   assert result['accuracy'] >= 0.75  # cats are dark, dogs are bright; half is chance
+  assert streams == [(4, 3, augment.flip), (4, 4, augment.flip)]
   first, second = (jax.device_get(t.state.params) for t in trials['scratch'])
   kernels = (p['backbone']['stage1']['conv']['kernel'] for p in (first, second))
   assert not np.array_equal(*kernels)  # each seed draws its own network
