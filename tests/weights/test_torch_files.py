@@ -18,6 +18,7 @@ from tljax.weights import readers, torch_pickle
 
 FORMATS = pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'stream'])
 SHAPE = (3, 4, 2)
+NOTHING = 'no state_dict|not those that'  # what a file without tensors is
 VALUES = np.arange(24, dtype=np.float32).reshape(SHAPE)
 
 
@@ -306,7 +307,7 @@ def calls(module, name, *args):
     (calls('torch._utils', '_rebuild_sparse_tensor', 1), '_rebuild_sparse_tensor'),
     (calls('numpy', 'load', 'x'), "'numpy.load'"),
     (calls('tljax.weights.torch_pickle', 'load'), 'torch_pickle.load'),
-    ({'w': Call(Call(Global('torch', 'device')), 'x')}, 'no state_dict'),
+    ({'w': Call(Call(Global('torch', 'device')), 'x')}, NOTHING),
     ({'w': Call(tensor(), 'x')}, 'calls what is no function'),
     ({'w': Call(Call(Global('torch', 'Size'), ('x',)), 'x')}, 'calls what is no fun'),
     ({'w': Call(Global('torch', 'FloatStorage'), 'x')}, 'calls what is no function'),
@@ -353,6 +354,11 @@ def test_hostile_contents(path, make, content, named, monkeypatch, tmp_path):
 )
 def test_forged_tensors_do_not_reach_outside(path, make, changed):
   refused(make(path, {'w': changed}), 'reaches outside|ends beyond')
+
+
+def test_sizes_are_not_multiplied_before_they_are_counted(path, make):
+  many = (1 << 2000,) * 100_000
+  refused(make(path, {'w': tensor(None, 0, many, many)}), 'reaches outside')
 
 
 @pytest.mark.parametrize(
@@ -406,18 +412,34 @@ def test_pickles_that_hold_themselves(path, make):
   own['model'] = own
   assert set(readers.read(make(path, own))) == {'w'}
   deep = pickle.PROTO + b'\x02' + b']' * 100_000 + b'a' * 99_999 + b'.'
-  refused(make(path, deep), 'no state_dict')
-  # A hash of these would take 2 ** 60 steps.
-  doubled = b'\x80\x02)' + b'2\x86' * 60 + b'}q\x000' + b'h\x00' + b'2\x86' + b'.'
-  refused(make(path, doubled), 'no state_dict')
-  key = b'\x80\x02}q\x00)' + b'2\x86' * 60 + b'Ns.'
-  refused(make(path, key), 'no state_dict')
+  refused(make(path, deep), NOTHING)
+  # To hash, print or compare these would take 2 ** 60 steps.
+  doubled = b')' + b'2\x86' * 60
+  refused(make(path, b'\x80\x02' + doubled + b'.'), NOTHING)
+  refused(make(path, b'\x80\x02}q\x00' + doubled + b'Ns.'), NOTHING)
+  refused(make(path, b'\x80\x04' + doubled + b'X\x01\x00\x00\x00x\x93.'), 'damaged')
+  if make is make_stream:
+    whole = make(path, {'w': tensor()}).read_bytes()
+    keys = b'\x80\x02](' + doubled + doubled + b'e.'
+    path.write_bytes(whole.replace(dumps(['0']), keys))
+    refused(path, 'not those')
 
 
 def test_a_pickle_is_of_a_bounded_size(path, make, monkeypatch):
   monkeypatch.setattr(torch_pickle, '_MAX_BYTES', 1000)
   make(path, {'w': tensor(), 'rest': list(range(1000))})
   refused(path, 'more than a state_dict')
+
+
+def test_a_pickle_is_performed_in_bounded_steps(path, make, monkeypatch):
+  copies = b'\x80\x02ccollections\nOrderedDict\nq\x00](' + b'(K\x00K\x00t' * 1000
+  copies += b'eq\x010' + b'h\x00h\x01\x85R0' * 1000 + b'}.'
+  refused(make(path, copies), 'more than a state_dict')
+  pairs = b'\x80\x02ccollections\nOrderedDict\n(' + b'K\x00' * 10_000 + b'tq\x00'
+  pairs += b'0](' + b'h\x00' * 10_000 + b'e\x85R.'
+  refused(make(path, pairs), 'damaged')
+  monkeypatch.setattr(torch_pickle, '_MAX_STEPS', 1000)
+  refused(make(path, b'\x80\x02' + b'N0' * 1000 + b'}.'), 'more than a state_dict')
 
 
 def test_other_byte_orders(tmp_path):

@@ -16,17 +16,14 @@ NAME = 'squeezenet1_1'
 def tensors():
   """Random tensors of torchvision's names and shapes, for 5 classes."""
   rng = np.random.default_rng(0)
-  model = models.create(NAME, 5)
-  x = np.zeros((1, 33, 33, 3), np.float32)
-  params = jax.eval_shape(model.init, jax.random.key(0), x)['params']
-  names = models.family(NAME).torchvision_names(NAME)
-  tensors = {}
-  for path, shape in convert.flat_shapes(params).items():
-    module, leaf = path.rsplit('/', 1)
-    name = 'weight' if leaf == 'kernel' else leaf
-    theirs = (shape[3], shape[2], *shape[:2]) if leaf == 'kernel' else shape
-    tensors[f'{names[module]}.{name}'] = rng.normal(size=theirs).astype(np.float32)
-  return tensors
+  shapes = jax.eval_shape(
+    models.create(NAME, 5).init, jax.random.key(0), np.zeros((1, 33, 33, 3), np.float32)
+  )
+  leaves = {
+    path: rng.normal(size=shape.shape).astype(np.float32)
+    for path, shape in convert.flatten(shapes).items()
+  }
+  return convert.store(leaves, models.family(NAME).layouts(NAME)['torchvision'])
 
 
 @pytest.fixture
@@ -46,7 +43,7 @@ def test_every_tensor_is_at_its_place(tensors, save, tmp_path):
     kernel, tensors['features.4.expand3x3.weight'].transpose(2, 3, 1, 0)
   )
   np.testing.assert_array_equal(
-    params['head']['conv']['bias'], tensors['classifier.1.bias']
+    params['head']['classifier']['bias'], tensors['classifier.1.bias']
   )
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(
     tensor.size for tensor in tensors.values()
@@ -59,8 +56,8 @@ def test_every_tensor_is_at_its_place(tensors, save, tmp_path):
 def test_another_number_of_classes_gets_a_new_head(tensors, save, capsys):
   path = save(tensors)
   new = weights.load(NAME, path, 2, key=jax.random.key(1))['params']
-  assert new['head']['conv']['kernel'].shape == (1, 1, 512, 2)
-  assert 'new head for 2 classes' in capsys.readouterr().err
+  assert new['head']['classifier']['kernel'].shape == (1, 1, 512, 2)
+  assert 'new classifier for 2 classes' in capsys.readouterr().err
   old = weights.load(NAME, path, 5)['params']
   assert capsys.readouterr().err == ''
   jax.tree.map(np.testing.assert_array_equal, new['backbone'], old['backbone'])

@@ -56,15 +56,19 @@ def guard(path: pathlib.Path) -> Iterator[None]:
   except InputError:
     raise
   except Refusal as error:
-    raise InputError(f'weights {path}: {error}') from error
+    raise InputError(f'weights {path}: {_line(error)}') from error
   except Exception as error:
-    reason = ' '.join(f'{error or type(error).__name__}'.split())[:200]
+    reason = _line(error)[:200]
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
       raise InputError(f'weights {path}: {reason}; make it readable') from error
     kind = f'a {path.suffix} file' if path.is_file() else 'a checkpoint'
     raise InputError(
       f'weights {path}: damaged or not {kind} ({reason}); fetch it again'
     ) from error
+
+
+def _line(error):
+  return ' '.join(str(error).split()) or type(error).__name__
 
 
 def unique(pairs) -> dict:

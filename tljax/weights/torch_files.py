@@ -27,6 +27,7 @@ from tljax.weights.torch_pickle import Tensor
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _CHUNK = 1 << 20
+_MAX_RANK = 64  # NumPy's
 # Where a training keeps the weights, the first that is there; the order is timm's
 # (averages of the weights before the weights), which knows no 'ema'.
 _WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'ema')
@@ -81,18 +82,18 @@ def _read_zip(path):
       raise Refusal(
         'a TorchScript program; load it with torch.jit.load and save its state_dict'
       )
-    if f'{folder}/byteorder' in infos:
-      _check_byte_order(archive.read(f'{folder}/byteorder') == b'little')
-    content, storages = torch_pickle.load(
-      io.BytesIO(archive.read(f'{folder}/data.pkl'))
-    )
     has_crc = any(info.CRC for info in infos.values())  # PyTorch can leave them out
-    records = {}
-    for key in storages:
-      info = infos[f'{folder}/data/{key}']
+
+    def record(name):
+      info = infos[f'{folder}/{name}']
       crc = info.CRC if has_crc else None
-      records[key] = Record(data_start(archive, info), info.file_size, crc)
-  return content, records
+      return Record(data_start(archive, info), info.file_size, crc)
+
+    if f'{folder}/byteorder' in infos:
+      _check_byte_order(_read_record(path, record('byteorder')) == b'little')
+    pickled = io.BytesIO(_read_record(path, record('data.pkl')))
+    content, storages = torch_pickle.load(pickled)
+    return content, {key: record(f'data/{key}') for key in storages}
 
 
 def _read_stream(path):
@@ -108,7 +109,9 @@ def _read_stream(path):
     _check_byte_order(system['little_endian'] is True)
     content, storages = torch_pickle.load(view)
     keys = torch_pickle.load(view)[0]
-    if sorted(keys) != sorted(storages):
+    if not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(
+      storages
+    ):
       raise ValueError('the storages are not those that the tensors name')
     records = {}
     for key in keys:
@@ -160,7 +163,7 @@ def _check(name, tensor, records, length):
   storage, offset, shape, strides = tensor
   itemsize = storage.dtype.itemsize
   if (
-    len(shape) != len(strides)
+    not len(shape) == len(strides) <= _MAX_RANK
     or min((offset, storage.count, *shape, *strides)) < 0
     or offset + _extent(tensor) > storage.count
     or storage.count * itemsize > records[storage.key].size
@@ -174,7 +177,7 @@ def _load(path, tensor, record, verified):
   dtype = tensor.storage.dtype
   extent = _extent(tensor)
   with open(path, 'rb') as file:
-    if record.crc is not None and record not in verified:
+    if record not in verified:
       _verify(file, record)
       verified.add(record)
     numbers = np.empty(extent, dtype)
@@ -186,7 +189,16 @@ def _load(path, tensor, record, verified):
   return view if view.size == numbers.size else view.copy()
 
 
+def _read_record(path, record):
+  with open(path, 'rb') as file:
+    _verify(file, record)
+    file.seek(record.start)
+    return file.read(record.size)
+
+
 def _verify(file, record):
+  if record.crc is None:
+    return
   file.seek(record.start)
   crc, left = 0, record.size
   while left:

@@ -14,7 +14,9 @@ import numpy as np
 
 from tljax.weights.lazy import Refusal
 
-_MAX_BYTES = 64 << 20  # of one pickle: its tensors' data lie outside of it
+# Of one pickle: its tensors' data lie outside of it.
+_MAX_BYTES = 64 << 20
+_MAX_STEPS = 2 << 20
 _MEND = (
   'nothing was executed; with what wrote it, save the state_dict alone: '
   'torch.save(model.state_dict(), path)'
@@ -49,9 +51,7 @@ _OPAQUE = Opaque()
 
 
 def _mapping(pairs=(), *_):
-  result = {}
-  _update(result, [item for pair in pairs for item in pair])
-  return result
+  return {key: value for key, value in pairs if isinstance(key, str)}
 
 
 def _tensor(
@@ -107,6 +107,8 @@ _GLOBALS = {
       'numpy._core.multiarray scalar',
       'numpy.core.multiarray _reconstruct',
       'numpy._core.multiarray _reconstruct',
+      'numpy.core.numeric _frombuffer',
+      'numpy._core.numeric _frombuffer',
     )
   },
 }
@@ -133,6 +135,7 @@ class _Machine:
 
   def __init__(self):
     self.stack, self.marks, self.memo, self.storages = [], [], {}, {}
+    self.passed = 0  # items in the lists that were passed to functions
 
   def push(self, value):
     self.stack.append(value)
@@ -260,18 +263,18 @@ class _Machine:
   def GLOBAL(self, name):
     if name not in _GLOBALS:
       raise Refusal(
-        f'it wants {name.replace(" ", ".", 1)!r}, which no weights need; {_MEND}'
+        f'it wants {name.replace(" ", ".", 1)[:80]!r}, which no weights need; {_MEND}'
       )
     self.push(_GLOBALS[name])
 
   def STACK_GLOBAL(self, _):
-    module, name = self.last(2)
-    self.GLOBAL(f'{module} {name}')
+    self.GLOBAL(' '.join(self.last(2)))
 
   def REDUCE(self, _):
     function, arguments = self.last(2)
     if not callable(function) or not isinstance(arguments, tuple):
       raise Refusal(f'it calls what is no function; {_MEND}')
+    self.passed += sum(len(a) for a in arguments if isinstance(a, list | tuple | dict))
     self.push(function(*arguments))
 
   NEWOBJ = REDUCE
@@ -318,8 +321,10 @@ def load(file: BinaryIO) -> tuple[object, dict[str, Storage]]:
   """
   machine = _Machine()
   start = file.tell()
-  for opcode, argument, position in pickletools.genops(file):
-    if position - start > _MAX_BYTES:
+  for step, (opcode, argument, position) in enumerate(pickletools.genops(file)):
+    # Who passes one list again and again gets a copy for a byte or two.
+    size = position - start
+    if size > _MAX_BYTES or step > _MAX_STEPS or machine.passed > size:
       raise Refusal(f'it describes more than a state_dict; {_MEND}')
     perform = getattr(machine, opcode.name, None)
     if perform is None:
