@@ -94,9 +94,10 @@ class Depthwise(nn.Module):
 
 def _shifted_products(x, kernel, stride, pads):
   dtype, size = x.dtype, kernel.shape[0]
-  x = jnp.pad(x.astype(jnp.float32), [(0, 0), *pads, (0, 0)])
+  wide = jnp.promote_types(dtype, jnp.float32)
+  x = jnp.pad(x.astype(wide), [(0, 0), *pads, (0, 0)])
   height, width = ((s - size) // stride * stride + 1 for s in x.shape[1:3])
-  kernel = kernel.astype(jnp.float32)
+  kernel = kernel.astype(wide)
   total = 0.0
   for i in range(size):
     for j in range(size):
