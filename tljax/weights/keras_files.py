@@ -61,10 +61,12 @@ def read(path: pathlib.Path) -> Tensors:
       file, stored, given = _open_archive(path)
     else:
       file, stored, given = h5py.File(path, 'r'), path.stat().st_size, {}
-    datasets = _datasets(file, stored)
+    datasets = _datasets(file)
+    check_size(sum(d.size * d.dtype.itemsize for d in datasets.values()), stored)
     model = file['model_weights'] if 'model_weights' in file else file
     if _attribute(model, 'layer_names'):
-      named = _legacy_names(model, datasets)
+      config = json.loads(file.attrs.get('model_config', '{}'))
+      named = _legacy_names(model, datasets, set(_models(config)))
     else:
       named = _names(file, datasets, given)
     tensors = unique(named)
@@ -81,13 +83,13 @@ class _Loader:
 
   def __call__(self):
     array = self._dataset[()]
-    if array.dtype.kind == 'V' and self._dataset.attrs.get('dtype') == 'bfloat16':
+    if array.dtype == 'V2' and self._dataset.attrs.get('dtype') == 'bfloat16':
       array = array.view(jnp.bfloat16)
     return np.asarray(array)
 
 
 def _open_archive(path):
-  """The HDF5 file in an archive, the bytes it has, and the names in its config."""
+  """The HDF5 file in an archive, its bytes there, and the names in its config."""
   with zipfile.ZipFile(path) as archive:
     check_archive(archive, compressed=True)
     info = archive.getinfo(_WEIGHTS)
@@ -96,15 +98,15 @@ def _open_archive(path):
       file = Window(path, data_start(archive, info), info.file_size)
     else:
       file = io.BytesIO(archive.read(info))
-  return h5py.File(file, 'r'), info.file_size, dict(_config_names(config, ''))
+  return h5py.File(file, 'r'), info.compress_size, dict(_config_names(config, ''))
 
 
-def _datasets(file, stored) -> dict[str, h5py.Dataset]:
+def _datasets(file) -> dict[str, h5py.Dataset]:
   """All datasets by path.
 
   Raises:
     Refusal: something lies outside of the file.
-    ValueError: a group is in itself, or a dataset is no array of what is stored.
+    ValueError: a group is in itself, or a dataset is no array of numbers.
   """
   found, seen, groups = {}, set(), [('', file)]
   while groups:
@@ -121,16 +123,15 @@ def _datasets(file, stored) -> dict[str, h5py.Dataset]:
       if isinstance(item, h5py.Group):
         groups.append((f'{path}/', item))
       elif isinstance(item, h5py.Dataset):
-        found[path] = _checked(path, item, stored)
+        found[path] = _checked(path, item)
   return found
 
 
-def _checked(path, dataset, stored):
+def _checked(path, dataset):
   if dataset.external or dataset.is_virtual:
     raise Refusal(f'the data of {path!r} lie in another file; copy them in')
   if dataset.dtype.hasobject or dataset.shape is None:
     raise ValueError(f'{path!r} is no array of numbers')
-  check_size(dataset.size * dataset.dtype.itemsize, stored)
   return dataset
 
 
@@ -147,15 +148,18 @@ def _attribute(group, name) -> list[str]:
 # Keras 1 and 2, and Keras 3 where it writes their format: groups by layer.
 
 
-def _legacy_names(model, datasets):
-  prefix = model.name.strip('/')
+def _legacy_names(model, datasets, models):
+  prefix = '' if model.name == '/' else 'model_weights/'
   for layer in _attribute(model, 'layer_names'):
-    weights = {}
-    for name in _attribute(model[layer], 'weight_names'):
-      path = '/'.join(part for part in (prefix, layer, name) if part)
-      weights[name.split(':')[0]] = datasets[path]
-    shared = len({name.rpartition('/')[0] for name in weights}) == 1
-    owned = [_owner(layer, name, shared) for name in weights]
+    weights = unique(
+      (name.split(':')[0], datasets[f'{prefix}{layer}/{name}'])
+      for name in _attribute(model[layer], 'weight_names')
+    )
+    if layer in models:
+      owned = [_within(name, models) for name in weights]
+    else:
+      shared = len({name.rpartition('/')[0] for name in weights}) == 1
+      owned = [_owner(layer, name, shared) for name in weights]
     for (owner, name), dataset in zip(owned, weights.values(), strict=True):
       siblings = {other for of, other in owned if of == owner}
       yield f'{owner}/{_variable(owner, name, dataset, siblings)}', dataset
@@ -174,6 +178,12 @@ def _owner(layer, name, shared):
   owner, _, last = name.rpartition('/')
   alone = not owner or shared or name.startswith(layer)
   return (layer if alone else owner), last
+
+
+def _within(name, models):
+  """The layer, within models, and the rest of a weight's name."""
+  name = '/'.join(part for part in name.split('/') if part not in models)
+  return tuple(name.rpartition('/')[::2])
 
 
 def _variable(layer, name, dataset, siblings):
@@ -234,5 +244,11 @@ def _config_names(config, prefix):
     kind = re.sub(r'([a-z])([A-Z])', r'\1_\2', kind).lower()
     count = counts[kind] = counts.get(kind, -1) + 1
     path = f'{prefix}layers/{kind}{f"_{count}" if count else ""}'
-    yield path, layer['config']['name']
+    yield path, layer.get('name') or layer['config'].get('name')
     yield from _config_names(layer, f'{path}/')
+
+
+def _models(config):
+  """The names of models within the model."""
+  names = dict(_config_names(config, ''))
+  return (names[p.rpartition('/layers/')[0]] for p in names if '/layers/' in p)
