@@ -1,86 +1,148 @@
 """Flax' .msgpack files and orbax' folders: arrays by their path, joined by '/'."""
 
 import functools
-import mmap
+import io
+import json
+import math
 import pathlib
-import re
 
 import jax
-import msgpack
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from tljax.weights.lazy import Refusal, Tensors, guard, unique
+from tljax.weights.lazy import Refusal, Tensors, check_size, guard, unique
 
+_METADATA = '_METADATA'  # the file by which orbax' folders are known
 _ARRAY = 1  # flax' extension of msgpack
-_EXTENSION = re.compile(rb'[\xd4-\xd8](.)|\xc7.(.)|\xc8..(.)|\xc9....(.)', re.DOTALL)
-_CHUNKED = '__msgpack_chunked_array__'  # in its place, a dict of an array's parts
-_READ = 1 << 16
+_CHUNKED = b'\xb9__msgpack_chunked_array__'  # the first key of an array in parts
+# msgpack's objects by their first byte: small ones hold their count in it,
+_SMALL = (
+  (0x7F, 'number', 0),
+  (0x8F, 'map', 15),
+  (0x9F, 'array', 15),
+  (0xBF, 'str', 31),
+)
+# others in so many bytes after it, or it is fixed.
+_LARGE = {
+  **{0xC4 + i: ('bytes', 1 << i, 0) for i in range(3)},
+  **{0xC7 + i: ('extension', 1 << i, 0) for i in range(3)},
+  **{0xD4 + i: ('extension', 0, 1 << i) for i in range(5)},
+  **{0xD9 + i: ('str', 1 << i, 0) for i in range(3)},
+  **{0xDC + i: ('array', 2 << i, 0) for i in range(2)},
+  **{0xDE + i: ('map', 2 << i, 0) for i in range(2)},
+  **{0xCA + i: ('number', 0, size) for i, size in enumerate((4, 8, 1, 2, 4, 8))},
+  **{0xD0 + i: ('number', 0, 1 << i) for i in range(4)},
+  **dict.fromkeys((0xC0, 0xC2, 0xC3, *range(0xE0, 0x100)), ('number', 0, 0)),
+}
 
 
 def read_msgpack(path: pathlib.Path) -> Tensors:
   """Returns the arrays in what `flax.serialization.to_bytes` wrote."""
-  with guard(path):
-    with open(path, 'rb') as file:
-      view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    unpacker = msgpack.Unpacker(
-      view, read_size=_READ, max_buffer_size=len(view) + _READ, strict_map_key=False
-    )
-    spans = unique(_arrays(view, unpacker, ''))
-    if unpacker.tell() != len(view) or not spans:
+  with guard(path), open(path, 'rb') as file:
+    spans = unique(_arrays(file, ''))
+    if file.read(1) or not spans:
       raise ValueError('it is not one dict with arrays')
+    for name, (_, end) in spans.items():
+      if end > path.stat().st_size:
+        raise EOFError(f'{name!r} ends beyond the file')
     return Tensors(
-      path, {name: functools.partial(_restore, view, *s) for name, s in spans.items()}
+      path, {name: functools.partial(_restore, path, *s) for name, s in spans.items()}
     )
 
 
-def _arrays(view, unpacker, prefix):
+def _arrays(file, prefix):
   """Yields (name, (start, end)) of the arrays in the dict that begins here."""
-  for _ in range(unpacker.read_map_header()):
-    key = unpacker.unpack()
-    if not isinstance(key, str | int):
+  kind, count = _head(file)
+  if kind != 'map':
+    raise ValueError('it is not one dict with arrays')
+  for _ in range(count):
+    kind, size = _head(file)
+    if kind != 'str':
       raise ValueError('a key is no string')
-    start = unpacker.tell()
-    head = view[start : start + 6]
-    is_map = head[:1] in b'\xde\xdf' or 0x80 <= head[0] <= 0x8F
-    chunked = _CHUNKED.encode() in view[start : start + len(_CHUNKED) + 8]
-    if is_map and not chunked:
-      yield from _arrays(view, unpacker, f'{prefix}{key}/')
+    name = prefix + file.read(size).decode()
+    start = file.tell()
+    kind, size = _head(file)
+    first = file.read(len(_CHUNKED) if kind == 'map' else 1)
+    file.seek(start)
+    if kind == 'map' and first != _CHUNKED:
+      yield from _arrays(file, f'{name}/')
       continue
-    unpacker.skip()
-    extension = _EXTENSION.match(head)
-    if chunked or extension and ord(extension[extension.lastindex]) == _ARRAY:
-      yield f'{prefix}{key}', (start, unpacker.tell())
+    _skip(file)
+    if kind == 'map' or kind == 'extension' and first[0] == _ARRAY:
+      yield name, (start, file.tell())
 
 
-def _restore(view, start, end):
-  with memoryview(view) as whole, whole[start:end] as part:
-    return np.asarray(serialization.msgpack_restore(part))
+def _head(file):
+  """An object's kind and count: bytes, items of an array or pairs of a map."""
+  byte = _number(file, 1)
+  for last, kind, mask in _SMALL:
+    if byte <= last:
+      return kind, byte & mask
+  kind, width, size = _LARGE[byte]
+  return kind, _number(file, width) if width else size
+
+
+def _number(file, width):
+  digits = file.read(width)
+  if len(digits) < width:
+    raise EOFError('cut short')
+  return int.from_bytes(digits)
+
+
+def _skip(file):
+  """Passes over an object without reading it."""
+  left = 1
+  while left:
+    kind, count = _head(file)
+    left -= 1
+    if kind in ('array', 'map'):
+      left += count * (2 if kind == 'map' else 1)
+    else:
+      file.seek(count + (kind == 'extension'), io.SEEK_CUR)  # its type is a byte
+
+
+def _restore(path, start, end):
+  with open(path, 'rb') as file:
+    file.seek(start)
+    return np.asarray(serialization.msgpack_restore(file.read(end - start)))
 
 
 def is_orbax(path: pathlib.Path) -> bool:
   """Whether a folder is a checkpoint of orbax, or a step of its manager's."""
-  return any((folder / '_METADATA').is_file() for folder in (path, path / 'default'))
+  return any((folder / _METADATA).is_file() for folder in (path, path / 'default'))
 
 
 def read_orbax(path: pathlib.Path) -> Tensors:
   """Returns the arrays of a checkpoint that `is_orbax`."""
   with guard(path):
-    folder = path if (path / '_METADATA').is_file() else path / 'default'
+    folder = path if (path / _METADATA).is_file() else path / 'default'
     folder = folder.absolute()
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    tree = checkpointer.metadata(folder).item_metadata.tree
+    _check_keys(json.loads((folder / _METADATA).read_bytes()))
+    handler = ocp.PyTreeCheckpointHandler()
+    tree = handler.metadata(folder).tree
     arrays = unique(_leaves(tree, ()))
     if not arrays:
       raise Refusal('there are no arrays in it; save the parameters')
+    leaves = [jax.tree.leaves(subtree)[i] for _, subtree, i in arrays.values()]
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    files = (file for file in folder.rglob('*') if file.is_file())
+    check_size(size, sum(file.stat().st_size for file in files))
     return Tensors(
       path,
       {
-        name: functools.partial(_restore_leaf, checkpointer, folder, *place)
+        name: functools.partial(_restore_leaf, handler, folder, *place)
         for name, place in arrays.items()
       },
     )
+
+
+def _check_keys(metadata):
+  """Refuses names that orbax would look for elsewhere."""
+  for entry in metadata['tree_metadata'].values():
+    for key in entry['key_metadata']:
+      if key['key'].startswith('/') or '..' in key['key'].split('/'):
+        raise ValueError(f'array {key["key"]!r} points outside')
 
 
 def _leaves(tree, keys):
@@ -99,10 +161,10 @@ def _leaves(tree, keys):
       yield '/'.join([*map(str, keys), *([rest] if rest else [])]), (keys, tree, i)
 
 
-def _restore_leaf(checkpointer, folder, keys, subtree, i):
+def _restore_leaf(handler, folder, keys, subtree, i):
   item = jax.tree.map(lambda _: 0, subtree)
   how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), subtree)
   for key in reversed(keys):
     item, how = {key: item}, {key: how}
   args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
-  return np.asarray(jax.tree.leaves(checkpointer.restore(folder, args=args))[i])
+  return np.asarray(jax.tree.leaves(handler.restore(folder, args=args))[i])

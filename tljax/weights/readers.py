@@ -58,9 +58,17 @@ def read(path: str | pathlib.Path) -> Mapping[str, np.ndarray]:
 
 def _read_safetensors(path):
   with guard(path):
-    file = safetensors.safe_open(path, framework='np')
-    names = list(file.keys())
-    return Tensors(path, {n: functools.partial(file.get_tensor, n) for n in names})
+    with safetensors.safe_open(path, framework='np') as file:
+      names = list(file.keys())
+    return Tensors(
+      path, {n: functools.partial(_load_safetensor, path, n) for n in names}
+    )
+
+
+def _load_safetensor(path, name):
+  # Opened anew: what it has read stays in memory as long as it is open.
+  with safetensors.safe_open(path, framework='np') as file:
+    return file.get_tensor(name)
 
 
 def _read_npz(path):
