@@ -34,6 +34,8 @@ def read(path: pathlib.Path) -> Tensors:
       for name, dtype in dtypes.items()
       if dtype != tf.string and name.removesuffix(_SUFFIX) not in _NO_WEIGHTS
     ]
+    if not names:
+      raise ValueError('there are no variables in it')
     return Tensors(
       path,
       {
