@@ -55,7 +55,9 @@ class Flags:
 def inputs(case: str, batch_size: int) -> dict[str, np.ndarray]:
   """Real digits for DANN; random images of a photograph's size for SqueezeNet."""
   if case == 'dann':
-    source, target = (data.load(name, 16)['train'] for name in ('digits', 'digits-m'))
+    source, target = (
+      data.load(name, data.Transform(16))['train'] for name in ('digits', 'digits-m')
+    )
     return {
       'source': np.float32(source.images[:batch_size] / 255),
       'label': source.labels[:batch_size],

@@ -77,13 +77,35 @@ class ModelFlags(Flags):
   """Passes over the training set."""
   learning_rate: float = 1e-3
   """Adam's, at the first step; it falls to 0 along a cosine."""
+  classes: tuple[str, ...] = ()
+  """The only classes to keep; by default all."""
+  val_fraction: float | None = None
+  """Share of the training split that becomes the validation split, where the set has
+  none; by default 0.1."""
   skip_corrupt: bool = False
   """Leave out images that cannot be read, and count them."""
+  workers: int = 0
+  """Processes that decode the images of a set too large for memory; 0: threads do."""
 
   def load_data(self, spec: str) -> dict[str, Dataset]:
-    """Returns the splits of a data set, at the model's size."""
-    size = self.image_size or models.spec(self.model).input_size
-    return data.load(spec, size, skip_corrupt=self.skip_corrupt)
+    """Returns the splits of a data set, as the model's weights expect images."""
+    return data.load(
+      spec,
+      self.transform(),
+      classes=self.classes,
+      validation=self.val_fraction,
+      skip_corrupt=self.skip_corrupt,
+    )
+
+  def transform(self) -> data.Transform:
+    """What the weights were published with, or their architecture was; scaled to
+    --image-size."""
+    spec = models.spec(self.model)
+    rows = {row.tag: row for row in weights.registry.published(self.model)}
+    published = rows.get(self.weights, spec)
+    size = self.image_size or published.input_size
+    resize = round(published.resize * size / published.input_size)
+    return data.Transform(size, resize, published.interpolation)
 
   def load_model(self, num_classes: int) -> tuple[models.Classifier, Variables | None]:
     """Returns the model with a new linear head, and its pretrained backbone."""

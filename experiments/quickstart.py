@@ -15,7 +15,7 @@ import optax
 from experiments import cli
 from tljax import data, models
 from tljax.adaptation import adversarial, dann
-from tljax.data import augment, batches
+from tljax.data import augment, batches, digits
 from tljax.extraction.features import extract
 from tljax.finetuning import labels, plain
 from tljax.train import Plan, compare
@@ -34,7 +34,7 @@ class Flags(cli.Flags):
 
 
 def quickstart(flags: Flags) -> None:
-  source, target = data.load('digits', 16), data.load('digits-m', 16)
+  source, target = (data.load(name, data.Transform(16)) for name in digits.NAMES)
   steps = batches.steps_for(source['train'], flags.epochs, flags.batch_size)
 
   model = models.create('cnn', num_classes=10)

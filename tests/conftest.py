@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pytest
 
-from tljax import sharding
+from tljax import data, sharding
 from tljax.data import batches, digits
 from tljax.method import path_name
 from tljax.models.base import Classifier, Linear, Spec
@@ -79,7 +79,8 @@ def model():
 @pytest.fixture(scope='session')
 def domains():
   """Splits of the embedded pair, by name."""
-  return {name: digits.load(name) for name in digits.NAMES}
+  transform = data.Transform(digits.SIZE)
+  return {name: data.load(name, transform) for name in digits.NAMES}
 
 
 @pytest.fixture(scope='session')

@@ -96,6 +96,26 @@ def test_a_loss_that_is_not_finite_names_the_step_and_spares_the_checkpoint(
   assert raw(resumed) == raw(whole)
 
 
+def test_an_image_that_cannot_be_read_costs_no_step(
+  method, state, stream, one_device, raw, tmp_path
+):
+  def read(step):
+    if step == 5:
+      raise InputError('x.png: cannot be read')
+    return stream.read(step)
+
+  run = Run.open(tmp_path, {}, resume=False)
+  broken = stream._replace(read=read)
+  with pytest.raises(InputError, match='x.png: cannot be read'):
+    train.fit(method, state, broken, 8, every=8, run=run, mesh=one_device)
+  with Checkpoints(run.checkpoints('train')) as checkpoints:
+    assert checkpoints.latest_step() == 5
+  fresh = [method.init(jax.random.key(0), None, stream(0)) for _ in range(2)]
+  resumed, _ = train.fit(method, fresh[0], stream, 8, run=run, mesh=one_device)
+  whole, _ = train.fit(method, fresh[1], stream, 8, mesh=one_device)
+  assert raw(resumed) == raw(whole)
+
+
 @pytest.mark.parametrize('size', [1, 3, 4, 8, 9])
 def test_in_batches_counts_every_row_once_in_one_compilation(size):
   double = jax.jit(lambda x: 2 * x.sum(1))
@@ -200,8 +220,8 @@ SCRIPT = """
 import dataclasses, sys, time
 import jax, numpy as np, optax
 from experiments import cli
-from tljax import models, train
-from tljax.data import batches, digits
+from tljax import data, models, train
+from tljax.data import batches
 from tljax.finetuning import plain
 
 @dataclasses.dataclass(kw_only=True)
@@ -215,7 +235,8 @@ def job(flags):
   say('started')
   time.sleep(flags.pause)
   run = flags.open_run()
-  stream = batches.stream(digits.load('digits')['train'], 8, flags.seed)
+  digits = data.load('digits', data.Transform(16))['train']
+  stream = batches.stream(digits, 8, flags.seed)
   method = plain.method(models.create('cnn', 10), optax.adam(1e-3))
   def announced(step):
     say(step)

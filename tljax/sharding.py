@@ -26,17 +26,26 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def shard_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   """Splits every array's leading axis over the devices.
 
+  Args:
+    batch: arrays of the host, which are this process's rows of the batch, or arrays
+      on devices, which are all of it.
+    mesh: of the devices of all processes.
+
   Raises:
-    InputError: it does not divide by their number.
+    InputError: the batch does not divide by the number of devices.
   """
   sharding = NamedSharding(mesh, PartitionSpec('data'))
 
   def put(array):
-    if np.shape(array)[0] % mesh.size:
+    is_local = isinstance(array, np.ndarray)
+    rows = len(array) * (jax.process_count() if is_local else 1)
+    if rows % mesh.size:
       raise InputError(
-        f'a batch of {np.shape(array)[0]} does not divide over {mesh.size} devices; '
+        f'a batch of {rows} does not divide over {mesh.size} devices; '
         f'choose a --batch-size that is a multiple of {mesh.size}'
       )
+    if is_local:
+      return jax.make_array_from_process_local_data(sharding, array)
     return jax.device_put(array, sharding)
 
   return jax.tree.map(put, batch)

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tljax import sharding
 from tljax.checkpoint import Checkpoints
-from tljax.data.batches import to_float
+from tljax.data.batches import Stream, read_ahead, to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.measures import scores
@@ -47,7 +47,8 @@ def fit(
   Every so often the metrics are fetched, the state is evaluated, a record is logged
   and a checkpoint saved. With `run`, training goes on from the newest checkpoint that
   the folder holds and ends bit-identical to a run that was never cut short. On SIGINT
-  or SIGTERM it saves and raises KeyboardInterrupt.
+  or SIGTERM it saves and raises KeyboardInterrupt; it saves too where an image cannot
+  be read.
 
   Args:
     method: what to train; its step is jitted once, and the state donated.
@@ -65,7 +66,8 @@ def fit(
     step 0, the step's metrics and the evaluated figures.
 
   Raises:
-    InputError: the loss is not finite; the last good state stays saved.
+    InputError: the loss is not finite; the last good state stays saved. Or a batch
+      cannot be read.
   """
   mesh = mesh or sharding.data_mesh()
   every = every or max(1, steps // 10)
@@ -82,8 +84,18 @@ def fit(
     stopped = stack.enter_context(_stop_signals())
     started = time.perf_counter() - (records[-1]['seconds'] if records else 0.0)
     under_way = collections.deque()
+
+    def keep(completed):
+      if run and under_way and math.isfinite(under_way[-1]):
+        checkpoints.save(completed, state)
+
+    ahead = stack.enter_context(_ahead(batches, int(state.step), steps, mesh))
     for step in range(int(state.step), steps):
-      batch = sharding.shard_batch(batches(step), mesh)
+      try:
+        batch = next(ahead)
+      except InputError:
+        keep(step)
+        raise
       state, metrics = step_fn(state, batch)
       under_way.append(metrics['loss'])
       if len(under_way) > _IN_FLIGHT:
@@ -106,10 +118,22 @@ def fit(
         started += time.perf_counter() - paused
         bar.update(completed, record['loss'])
       if stopped:
-        if run and math.isfinite(metrics['loss']):
-          checkpoints.save(completed, state)
+        keep(completed)
         raise KeyboardInterrupt
   return state, records
+
+
+@contextlib.contextmanager
+def _ahead(batches, start, stop, mesh):
+  """An iterator of the batches, on the devices; a `Stream` is read ahead."""
+  if isinstance(batches, Stream):
+    with contextlib.closing(read_ahead(batches, start, stop)) as parts:
+      yield (
+        batches.finish(sharding.shard_batch(part, mesh), np.uint32(step))
+        for step, part in enumerate(parts, start)
+      )
+  else:
+    yield (sharding.shard_batch(batches(step), mesh) for step in range(start, stop))
 
 
 class Trial(NamedTuple):

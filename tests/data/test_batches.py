@@ -1,3 +1,6 @@
+import contextlib
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +8,8 @@ import pytest
 
 from tljax.data import batches
 from tljax.data.dataset import Dataset
+from tljax.data.images import Images, Transform
+from tljax.data.source import Source
 from tljax.errors import InputError
 
 SIZE = 10
@@ -101,3 +106,95 @@ def test_pair_drops_the_targets_labels(numbered):
 def test_to_float():
   np.testing.assert_allclose(batches.to_float(jnp.uint8([0, 51, 255])), [0, 0.2, 1])
   np.testing.assert_array_equal(batches.to_float(jnp.array([3.0])), [3.0])
+
+
+@pytest.mark.parametrize('balanced', [False, True])
+def test_processes_read_their_shares_of_the_same_batches(numbered, balanced):
+  whole, *parts = (
+    batches.stream(numbered, 6, seed=1, balanced=balanced, process=process)
+    for process in ((0, 1), (0, 2), (1, 2))
+  )
+  for step in range(5):
+    both = [part.read(step) for part in parts]
+    for name, array in whole.read(step).items():
+      np.testing.assert_array_equal(np.concatenate([b[name] for b in both]), array)
+  with pytest.raises(InputError, match='multiple of the 4 processes'):
+    batches.stream(numbered, 6, seed=1, process=(0, 4))
+
+
+def test_balanced_batches_hold_every_class_alike():
+  classes = np.int32([0] * 50 + [1] * 7 + [2] * 3)
+  images = np.arange(60, dtype=np.float32)[:, None]
+  stream = batches.stream(
+    Dataset(images, classes, ('a', 'b', 'c')), 6, 0, balanced=True
+  )
+  seen = np.concatenate([stream(step)['image'][:, 0] for step in range(50)]).astype(int)
+  np.testing.assert_array_equal(np.bincount(classes[seen]), [100, 100, 100])
+  counts = np.bincount(seen, minlength=60)
+  assert set(counts[:50]) == {2} and set(counts[50:57]) <= {14, 15}
+  assert set(counts[57:]) <= {33, 34}
+  with pytest.raises(InputError, match='every class'):
+    batches.stream(Dataset(images, classes, tuple('abcd')), 6, 0, balanced=True)
+
+
+def test_a_pair_goes_round_at_either_pace(numbered):
+  few = numbered.take(np.arange(4))
+  both = batches.pair(batches.stream(numbered, 4, 0), batches.stream(few, 4, 1))
+  source = np.concatenate([both(step)['source']['label'] for step in range(5)])
+  target = [both(step)['target']['image'][:, 0, 0, 0] * 255 for step in range(5)]
+  np.testing.assert_array_equal(np.bincount(source), [2] * SIZE)
+  for images in target:
+    np.testing.assert_allclose(np.sort(images), np.arange(4), atol=1e-4)
+
+
+def test_views_and_mixed_labels_join_the_batch(numbered):
+  def views(key, images):
+    return {'image': images, 'strong': 1 - images}
+
+  def mix(key, images, labels):
+    return images[::-1], jax.nn.one_hot(labels, SIZE)
+
+  plain, both = (batches.stream(numbered, 4, 0, a)(2) for a in (None, views))
+  np.testing.assert_array_equal(both['image'], plain['image'])
+  np.testing.assert_array_equal(both['strong'], 1 - plain['image'])
+  mixed = batches.stream(numbered, 4, 0, mix=mix)(2)
+  np.testing.assert_array_equal(mixed['image'], plain['image'][::-1])
+  assert mixed['label'].shape == (4, SIZE)
+
+
+@pytest.fixture
+def lazy(numbered):
+  source = Source(numbered.images, numbered.labels, numbered.classes, 'here', 'digest')
+  return dataclasses.replace(numbered, images=Images(source, Transform(2)))
+
+
+def test_reading_ahead_gives_the_same_batches_from_any_step(numbered, lazy):
+  stream = batches.stream(numbered, 4, 0)
+  for other in (stream, batches.stream(lazy, 4, 0)):
+    with contextlib.closing(batches.read_ahead(other, 3, 9)) as ahead:
+      for step, batch in enumerate(ahead, 3):
+        for name, array in stream.read(step).items():
+          np.testing.assert_array_equal(batch[name], array)
+    assert step == 8
+
+
+def test_worker_processes_give_the_same_batches(lazy):
+  stream = batches.stream(lazy, 4, 0, workers=2)
+  assert stream.workers == 2
+  with contextlib.closing(batches.read_ahead(stream, 1, 8)) as ahead:
+    for step, batch in enumerate(ahead, 1):
+      for name, array in stream.read(step).items():
+        np.testing.assert_array_equal(batch[name], array)
+  assert step == 7
+
+
+def test_an_unreadable_image_is_named_as_it_is_used(lazy):
+  items = [*lazy.images.source.items]
+  items[6] = b'no image'
+  source = dataclasses.replace(lazy.images.source, items=items)
+  dataset = dataclasses.replace(lazy, images=Images(source, Transform(2)))
+  with contextlib.closing(
+    batches.read_ahead(batches.stream(dataset, 4, 0), 0, 3)
+  ) as ahead:
+    with pytest.raises(InputError, match='here, row 6: cannot be read as an image'):
+      list(ahead)

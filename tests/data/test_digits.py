@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from tljax import data
 from tljax.data import digits
 
 
@@ -17,7 +18,7 @@ def origins():
         return upscale(image)
 
       patch.setattr(digits, '_upscale', record)
-      digits.load(name)
+      data.load(name, data.Transform(16))
   return scans
 
 
@@ -42,7 +43,7 @@ def test_splits_are_disjoint_and_in_proportion(domains, name):
 
 @pytest.mark.parametrize('name', digits.NAMES)
 def test_images_labels_and_repetition(domains, name):
-  again = digits.load(name)
+  again = data.load(name, data.Transform(16))
   for split, dataset in domains[name].items():
     assert dataset.images.shape[1:] == (digits.SIZE, digits.SIZE, 3)
     assert (dataset.images.dtype, dataset.labels.dtype) == (np.uint8, np.int32)

@@ -16,7 +16,8 @@ import pytest
 from experiments import cli
 from tljax import weights
 from tljax.checkpoint import Checkpoints
-from tljax.data import augment, batches, digits, folder
+from tljax.data import Transform, augment, batches, digits
+from tljax.data import load as load_data
 from tljax.run import Run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -107,7 +108,7 @@ def test_quickstart(launch, tmp_path):
     tmp_path / 'run',
     strategies=strategies,
     seeds=[0],
-    steps=math.ceil(len(digits.load('digits')['train']) / 64),
+    steps=math.ceil(len(digits.read('digits')['train']) / 64),
     pictures=[
       *PICTURES,
       'The domains',
@@ -158,7 +159,7 @@ def test_finetune_from_scratch(launch, pets, tmp_path, trials, monkeypatch):
     model='cnn',
     weights=None,
     image_size=12,
-    fingerprint=folder.load(pets, 12)['train'].fingerprint(),
+    fingerprint=load_data(data, Transform(12, 12))['train'].fingerprint(),
   )
   assert result['accuracy'] == result['strategies']['scratch']['accuracy_mean']
   assert result['accuracy'] >= 0.75  # cats are dark, dogs are bright; half is chance
@@ -229,7 +230,7 @@ def test_adapt(launch, pets, tmp_path, trials):
   flags += ('--epochs', 3, '--seeds', 1, '--strength', 0.25, '--augment', 'flip')
   ended = launch('adapt', *flags, '--out', out)
   assert ended.status == 0, ended.err
-  splits, steps = folder.load(pets, 8), 9
+  splits, steps = load_data(domain, Transform(8, 8)), 9
   result = check_run(
     out,
     strategies=['source_only', 'dann'],

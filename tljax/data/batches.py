@@ -1,22 +1,59 @@
-"""Batches as a pure function of (seed, step): an exact resume needs only the step."""
+"""Batches as a pure function of (seed, step): an exact resume needs only the step.
 
-import functools
-from collections.abc import Callable
+The step is in every checkpoint, so the pipeline has no state of its own to save. The
+host reads this process's share of a batch; what is random happens on the devices, to
+the whole batch, so the result does not depend on how many there are.
+"""
 
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.method import Batch
 
-Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> images
+# (key, images) -> images, or views of them by name, which join the batch.
+Augment = Callable[[jax.Array, jax.Array], Any]
+# (key, images, labels) -> images and soft labels, such as Mixup.
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+_AHEAD = 4  # batches that are read before they are wanted
+
+
+class Stream(NamedTuple):
+  """Batches by step, counted from 0, without end: `stream(step)`.
+
+  Attributes:
+    read: `step -> arrays` on the host: this process's rows of the batch.
+    finish: `(arrays, step) -> batch` on the devices.
+    workers: processes that read; 0 are threads of this one.
+  """
+
+  read: Callable[[int], Batch]
+  finish: Callable[[Batch, np.uint32], Batch]
+  workers: int = 0
+
+  def __call__(self, step: int) -> Batch:
+    return self.finish(self.read(step), np.uint32(step))
 
 
 def stream(
-  dataset: Dataset, batch_size: int, seed: int, augment: Augment | None = None
-) -> Callable[[int], Batch]:
+  dataset: Dataset,
+  batch_size: int,
+  seed: int,
+  augment: Augment | None = None,
+  *,
+  mix: Mix | None = None,
+  balanced: bool = False,
+  workers: int = 0,
+  process: tuple[int, int] | None = None,
+) -> Stream:
   """Returns `step -> {'image', 'label'}`, an endless shuffled pass over the set.
 
   The passes are laid end to end, each in an order of its own, and cut into batches:
@@ -24,37 +61,105 @@ def stream(
 
   Args:
     dataset: the examples.
-    batch_size: examples in a batch.
+    batch_size: examples in a batch, of all processes together.
     seed: fixes order and augmentation.
     augment: of images (N, H, W, 3) float32 in [0, 1], jitted here.
+    mix: of the augmented images and their labels, jitted here.
+    balanced: every class takes its turn, and passes over its own examples.
+    workers: processes that decode images; by default threads do.
+    process: (index, count) of this process; by default JAX's.
 
   Raises:
-    InputError: the batch is larger than the set.
+    InputError: the batch is larger than the set, or does not divide over processes.
   """
-  size = len(dataset)
-  check_batch_size(batch_size, size)
-
-  @functools.lru_cache(maxsize=2)
-  def order(epoch):
-    return np.random.default_rng([seed, epoch]).permutation(size)
-
+  check_batch_size(batch_size, len(dataset))
+  index, count = process or (jax.process_index(), jax.process_count())
+  if batch_size % count:
+    raise InputError(
+      f'--batch-size is {batch_size}; choose a multiple of the {count} processes'
+    )
+  read = _Reader(dataset, batch_size, seed, balanced, index, count)
+  in_memory = isinstance(dataset.images, np.ndarray)
   key = jax.random.key(seed)
 
   @jax.jit
-  def transform(images, step):
-    images = to_float(images)
-    return images if augment is None else augment(jax.random.fold_in(key, step), images)
+  def finish(batch, step):
+    augment_key, mix_key = jax.random.split(jax.random.fold_in(key, step))
+    views = to_float(batch['image'])
+    if augment is not None:
+      views = augment(augment_key, views)
+    batch = {**batch, **(views if isinstance(views, dict) else {'image': views})}
+    if mix is not None:
+      batch['image'], batch['label'] = mix(mix_key, batch['image'], batch['label'])
+    return batch
 
-  def batch(step):
-    positions = step * batch_size + np.arange(batch_size)
-    epochs = positions // size
-    indices = np.concatenate(
-      [order(int(e))[positions[epochs == e] % size] for e in np.unique(epochs)]
-    )
-    images = transform(dataset.images[indices], np.uint32(step))
-    return {'image': images, 'label': jnp.asarray(dataset.labels[indices])}
+  return Stream(read, finish, 0 if in_memory else workers)
 
-  return batch
+
+class _Reader:
+  """This process's rows of each batch. Worker processes get a copy."""
+
+  def __init__(self, dataset, batch_size, seed, balanced, index, count):
+    self._dataset = dataset
+    self._order = (_balanced if balanced else _shuffled)(dataset, seed)
+    self._batch_size = batch_size
+    share = batch_size // count
+    self._mine = range(index * share, (index + 1) * share)
+
+  def __call__(self, step: int) -> Batch:
+    first = step * self._batch_size
+    rows = np.array([self._order[first + i] for i in self._mine])
+    return {'image': self._dataset.images[rows], 'label': self._dataset.labels[rows]}
+
+
+def _shuffled(dataset, seed):
+  """Rows in an order that grain computes as it goes: any position at once."""
+  return grain.MapDataset.range(len(dataset)).seed(seed).shuffle().repeat()
+
+
+def _balanced(dataset, seed):
+  rows = [np.flatnonzero(dataset.labels == k) for k in range(len(dataset.classes))]
+  if not all(map(len, rows)):
+    raise InputError('class-balanced batches want examples of every class')
+  return grain.MapDataset.mix(
+    [
+      grain.MapDataset.source(part.tolist()).seed(seed).shuffle().repeat()
+      for part in rows
+    ]
+  )
+
+
+def pair(source: Stream, target: Stream) -> Stream:
+  """Returns `step -> {'source': ..., 'target': ...}` without the target's labels.
+
+  Either goes round at its own pace, however many examples the other has.
+  """
+
+  def unlabelled(batch):
+    return {name: array for name, array in batch.items() if name != 'label'}
+
+  def read(step):
+    return {'source': source.read(step), 'target': unlabelled(target.read(step))}
+
+  def finish(batch, step):
+    return {
+      'source': source.finish(batch['source'], step),
+      'target': target.finish(batch['target'], step),
+    }
+
+  return Stream(read, finish, max(source.workers, target.workers))
+
+
+def read_ahead(stream: Stream, start: int, stop: int) -> Iterator[Batch]:
+  """Yields `stream.read(step)` of the steps in turn, and reads on in the background."""
+  dataset = grain.MapDataset.range(start, stop).map(stream.read)
+  options = grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)
+  if not stream.workers:
+    return iter(dataset.to_iter_dataset(options))
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain asks for them; scripts without absl parse none
+  processes = grain.MultiprocessingOptions(num_workers=stream.workers)
+  return iter(dataset.to_iter_dataset(options).mp_prefetch(processes))
 
 
 def check_batch_size(batch_size: int, size: int) -> None:
@@ -64,18 +169,6 @@ def check_batch_size(batch_size: int, size: int) -> None:
       f'--batch-size is {batch_size} and the set has {size} examples; '
       f'choose 1 to {size}'
     )
-
-
-def pair(
-  source: Callable[[int], Batch], target: Callable[[int], Batch]
-) -> Callable[[int], Batch]:
-  """Returns `step -> {'source': ..., 'target': ...}` without the target's labels."""
-
-  def batch(step):
-    unlabelled = {k: v for k, v in target(step).items() if k != 'label'}
-    return {'source': source(step), 'target': unlabelled}
-
-  return batch
 
 
 def to_float(images: jax.Array) -> jax.Array:

@@ -1,10 +1,11 @@
-"""A set of labelled images or features in memory, and its deterministic subsets."""
+"""A set of labelled images or features, and its deterministic subsets."""
 
 import dataclasses
 import hashlib
 
 import numpy as np
 
+from tljax.data.images import Images
 from tljax.errors import InputError
 
 
@@ -13,12 +14,13 @@ class Dataset:
   """Labelled images.
 
   Attributes:
-    images: (N, H, W, 3) uint8, or features (N, D) float32 in their place.
-    labels: (N,) int32, in [0, K).
-    classes: K names.
+    images: (N, H, W, 3) uint8, in memory or decoded when indexed; or features (N, D)
+      float32 in their place.
+    labels: (N,) int32 in [0, K), or targets of a regression, (N,) or (N, T) float32.
+    classes: K names; none for a regression.
   """
 
-  images: np.ndarray
+  images: np.ndarray | Images
   labels: np.ndarray
   classes: tuple[str, ...]
 
@@ -27,14 +29,17 @@ class Dataset:
 
   def take(self, indices: np.ndarray) -> 'Dataset':
     """Returns the examples at `indices`."""
-    return dataclasses.replace(
-      self, images=self.images[indices], labels=self.labels[indices]
-    )
+    lazy = isinstance(self.images, Images)
+    images = self.images.take(indices) if lazy else self.images[indices]
+    return dataclasses.replace(self, images=images, labels=self.labels[indices])
 
   def fingerprint(self) -> str:
     """Hash of images, labels and class names: 16 hex digits."""
     digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
-    digest.update(np.ascontiguousarray(self.images))
+    if isinstance(self.images, Images):
+      digest.update(self.images.fingerprint().encode())
+    else:
+      digest.update(np.ascontiguousarray(self.images))
     digest.update(np.ascontiguousarray(self.labels))
     return digest.hexdigest()[:16]
 

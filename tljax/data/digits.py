@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from tljax.data.dataset import Dataset, stratified
+from tljax.data.dataset import stratified
+from tljax.data.source import Source, Splits
 
 NAMES = ('digits', 'digits-m')
 SIZE = 16  # pixels
@@ -19,7 +20,7 @@ _SEED = 1  # part of the data sets' definition, not of a run's configuration
 _CROP = 48  # pixels of the photograph that a digit is laid over
 
 
-def load(name: str) -> dict[str, Dataset]:
+def read(name: str) -> Splits:
   """Returns the splits 'train', 'validation' and 'test' of 'digits' or 'digits-m'."""
   bunch = load_digits()
   halves = stratified(bunch.target, {'digits': 0.5, 'digits-m': 0.5}, _SEED)
@@ -28,7 +29,7 @@ def load(name: str) -> dict[str, Dataset]:
   if name == 'digits-m':
     images = _blend(images, np.random.default_rng(_SEED))
   classes = tuple(str(k) for k in range(10))
-  whole = Dataset(images, bunch.target[mine].astype(np.int32), classes)
+  whole = Source(images, bunch.target[mine].astype(np.int32), classes, name)
   parts = stratified(whole.labels, _FRACTIONS, _SEED)
   return {part: whole.take(indices) for part, indices in parts.items()}
 

@@ -1,30 +1,123 @@
-"""Image files to uint8 arrays: any format, size and mode that Pillow reads."""
+"""Images to uint8 arrays: any format, size and mode that Pillow reads.
 
+EXIF rotation is applied; of an animation the first frame is taken; 16 bits are scaled
+to 8; transparent pixels keep their colour.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import os
 import pathlib
+import re
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from tljax.data.source import Source
 from tljax.errors import InputError
 
+# A JPEG is decoded at a half, a quarter or an eighth where that leaves this many times
+# the size that it is then resized to.
+_DRAFT_GAP = 2
+# For the whole process: contexts of warnings are not safe among threads.
+warnings.simplefilter('error', Image.DecompressionBombWarning)
+_FILTERS = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
 
-def read(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
-  """Returns the image (size, size, 3) uint8, in RGB.
 
-  The shorter side is resized to `resize` (bilinear, antialiased), then the centre is
-  cropped: torchvision's Resize and CenterCrop of a Pillow image, pixel by pixel.
-  EXIF rotation is applied; of an animation the first frame is taken.
+@dataclasses.dataclass(frozen=True)
+class Transform:
+  """How an image becomes the input of a network, the same each time.
+
+  With `resize` it is torchvision's Resize and CenterCrop of a Pillow image, which are
+  timm's too; without it, Keras' `load_img(target_size=...)`. Both pixel by pixel, but
+  for JPEGs so large that they are decoded at a reduced scale.
+
+  Attributes:
+    size: height and width of the result, pixels.
+    resize: length that the shorter side is resized to before the centre crop of
+      `size`; None resizes both sides to `size`.
+    interpolation: a filter of Pillow's: 'bilinear', 'bicubic', 'nearest', ...; all but
+      the last are antialiased.
+  """
+
+  size: int
+  resize: int | None = None
+  interpolation: str = 'bilinear'
+
+  def __post_init__(self):
+    if self.interpolation not in _FILTERS:
+      raise InputError(
+        f'interpolation {self.interpolation!r} is unknown; '
+        f'choose one of {", ".join(_FILTERS)}'
+      )
+    if self.size < 1 or (self.resize is not None and self.resize < self.size):
+      raise InputError(
+        f'an image of {self.size} pixels cannot be cropped out of {self.resize}'
+      )
+
+  @property
+  def uncropped(self) -> 'Transform':
+    """All of the square that the centre is cropped out of; random crops want it."""
+    return dataclasses.replace(self, size=self.resize or self.size)
+
+  def __call__(self, image: Image.Image) -> np.ndarray:
+    """Returns (size, size, 3) uint8 of an RGB image."""
+    size, filter_ = self.size, _FILTERS[self.interpolation]
+    if self.resize is None:
+      return np.asarray(image.resize((size, size), filter_))
+    width, height = image.size
+    other = int(self.resize * max(width, height) / min(width, height))
+    shape = (self.resize, other) if width <= height else (other, self.resize)
+    image = image.resize(shape, filter_)
+    left, top = (int(round((side - size) / 2.0)) for side in image.size)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def read(path: str | pathlib.Path, size: int, resize: int | None = None) -> np.ndarray:
+  """Returns the image in a file as `Transform(size, resize)` makes it.
 
   Raises:
-    InputError: the file cannot be decoded whole; it is named.
+    InputError: it cannot be decoded whole; it is named.
   """
+  file = Source([pathlib.Path(path)], np.zeros(1, np.int32), (), str(path))
+  return read_example(file, 0, Transform(size, resize))
+
+
+def read_example(source: Source, index: int, transform: Transform) -> np.ndarray:
+  """Returns one image of a source, (size, size, 3) uint8.
+
+  Raises:
+    InputError: it cannot be decoded whole; it is named.
+  """
+  with _opened(source, index) as image:
+    least = _DRAFT_GAP * (transform.resize or transform.size)
+    image.draft(None, (least, least))  # of a JPEG; the aspect ratio stays
+    image.load()
+    return transform(to_rgb(ImageOps.exif_transpose(image)))
+
+
+def check_header(source: Source, index: int) -> None:
+  """Raises InputError unless an image begins as one does, of a sane size."""
+  with _opened(source, index):
+    pass
+
+
+@contextlib.contextmanager
+def _opened(source, index):
+  """The image, open; what Pillow says against it as an InputError that names it."""
+  item = source[index]
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('error', Image.DecompressionBombWarning)
-      with Image.open(path) as image:
-        image.load()
-        return evaluate(to_rgb(ImageOps.exif_transpose(image)), size, resize)
+    if isinstance(item, np.ndarray):
+      is_grey = item.ndim == 3 and item.shape[-1] == 1
+      yield Image.fromarray(item[..., 0] if is_grey else item)
+      return
+    with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+      yield image
   except (
     OSError,
     SyntaxError,  # Pillow's word for a broken PNG
@@ -32,9 +125,10 @@ def read(path: pathlib.Path, size: int, resize: int) -> np.ndarray:
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
   ) as error:
-    reason = str(error).split('\n')[0].replace(str(path), 'the file')
+    reason = str(error).split('\n')[0].replace(repr(str(item)), 'the file')
+    reason = re.sub('<_io.BytesIO[^>]*>', 'it', reason)
     raise InputError(
-      f'{path}: cannot be read as an image ({reason}); '
+      f'{source.name(index)}: cannot be read as an image ({reason}); '
       'remove it, or leave such files out by --skip-corrupt'
     ) from error
 
@@ -46,12 +140,41 @@ def to_rgb(image: Image.Image) -> Image.Image:
   return image.convert('RGB')
 
 
-def evaluate(image: Image.Image, size: int, resize: int) -> np.ndarray:
-  """Resizes the shorter side to `resize` and crops the centre `size` square."""
-  width, height = image.size
-  short, long = min(width, height), max(width, height)
-  other = int(resize * long / short)
-  shape = (resize, other) if width <= height else (other, resize)
-  image = image.resize(shape, Image.Resampling.BILINEAR)
-  left, top = (int(round((side - size) / 2.0)) for side in image.size)
-  return np.asarray(image.crop((left, top, left + size, top + size)))
+class Images:
+  """A source's images as an array (N, size, size, 3) uint8, decoded when indexed."""
+
+  dtype = np.dtype(np.uint8)
+  ndim = 4
+
+  def __init__(self, source: Source, transform: Transform):
+    self.source = source
+    self.transform = transform
+    self.shape = (len(source), transform.size, transform.size, 3)
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+    if isinstance(index, int | np.integer):
+      return read_example(self.source, int(index), self.transform)
+    rows = np.arange(len(self))[index]
+    one = functools.partial(read_example, self.source, transform=self.transform)
+    images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+    for i, image in enumerate(threads().map(one, rows.tolist())):
+      images[i] = image
+    return images
+
+  def take(self, indices: np.ndarray) -> 'Images':
+    """Returns the images at `indices`, not decoded."""
+    return Images(self.source.take(indices), self.transform)
+
+  def fingerprint(self) -> str:
+    """Hash of contents and transform: 16 hex digits."""
+    text = repr((self.source.fingerprint(), self.transform))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def threads() -> concurrent.futures.ThreadPoolExecutor:
+  """The threads that decode; Pillow releases Python's lock."""
+  return concurrent.futures.ThreadPoolExecutor(os.cpu_count())

@@ -1,0 +1,206 @@
+"""Decoding, and transforms that are the published ones pixel by pixel."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import oracles
+from tljax.data import images
+from tljax.data.images import Images, Transform
+from tljax.data.source import Source
+from tljax.errors import InputError
+
+SIZES = [(40, 23), (23, 40), (33, 33), (19, 90)]
+
+
+def photograph(size, seed=0):
+  pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
+  return Image.fromarray(pixels)
+
+
+def source_of(*items):
+  return Source(list(items), np.zeros(len(items), np.int32), ('a',), 'here')
+
+
+@pytest.mark.parametrize(
+  'mode, suffix',
+  [
+    ('RGB', 'jpg'),
+    ('L', 'jpeg'),
+    ('CMYK', 'jpg'),
+    ('RGBA', 'png'),
+    ('P', 'png'),
+    ('LA', 'png'),
+    ('1', 'png'),
+    ('RGB', 'webp'),
+    ('L', 'tif'),
+  ],
+)
+def test_any_mode_and_size(tmp_path, paint, mode, suffix):
+  path = paint(tmp_path / f'x.{suffix}', (31, 12), mode)
+  image = images.read(path, 8, 9)
+  assert image.shape == (8, 8, 3) and image.dtype == np.uint8
+  with Image.open(path) as file:
+    wanted = Transform(8, 9)(file.convert('RGB'))
+  np.testing.assert_array_equal(image, wanted)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+  pixels = np.array([[0, 257 * 100], [257 * 200, 65535]], np.uint16)
+  Image.fromarray(pixels).save(tmp_path / 'x.png')
+  grey = images.read(tmp_path / 'x.png', 2)[..., 0]
+  np.testing.assert_array_equal(grey, [[0, 100], [200, 255]])
+
+
+def test_exif_rotation_is_applied(tmp_path):
+  image = Image.new('RGB', (10, 20))
+  image.paste((255, 255, 255), (0, 0, 10, 10))  # the upper half
+  exif = Image.Exif()
+  exif[0x0112] = 3  # rotated by 180 degrees
+  image.save(tmp_path / 'x.png', exif=exif)
+  pixels = images.read(tmp_path / 'x.png', 10, 10)
+  assert pixels[0].max() < 128 < pixels[-1].min()
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path):
+  first, second = (Image.new('RGB', (8, 8), colour) for colour in ('red', 'blue'))
+  first.save(tmp_path / 'x.webp', save_all=True, append_images=[second], lossless=True)
+  np.testing.assert_array_equal(images.read(tmp_path / 'x.webp', 8)[0, 0], [255, 0, 0])
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('resize', [16, 17, 19])
+def test_the_shorter_side_is_resized_and_the_centre_cropped(size, resize):
+  image = photograph(size)
+  width, height = size
+  other = int(resize * max(size) / min(size))
+  shape = (resize, other) if width <= height else (other, resize)
+  resized = np.asarray(image.resize(shape, Image.Resampling.BILINEAR))
+  top, left = round((resized.shape[0] - 14) / 2), round((resized.shape[1] - 14) / 2)
+  wanted = resized[top : top + 14, left : left + 14]
+  np.testing.assert_array_equal(Transform(14, resize)(image), wanted)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic', 'nearest'])
+def test_it_is_torchvisions_pixel_by_pixel(size, interpolation):
+  transforms = oracles.torch_hub('torchvision').transforms
+  mode = transforms.InterpolationMode(interpolation)
+  for resize in (15, 16, 18):
+    theirs = transforms.Compose(
+      [transforms.Resize(resize, mode), transforms.CenterCrop(14)]
+    )
+    image = photograph(size)
+    ours = Transform(14, resize, interpolation)(image)
+    np.testing.assert_array_equal(ours, np.asarray(theirs(image)))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(('resize', 'crop_pct'), [(256, 0.875), (235, 0.95)])
+def test_it_is_timms_pixel_by_pixel(resize, crop_pct):
+  timm = oracles.torch_hub('timm')
+  theirs = timm.data.create_transform(
+    (3, 224, 224), interpolation='bicubic', crop_pct=crop_pct, mean=0.0, std=1.0
+  )
+  image = photograph((300, 271))
+  ours = Transform(224, resize, 'bicubic')(image)
+  pixels = np.round(theirs(image).numpy().transpose(1, 2, 0) * 255)
+  np.testing.assert_array_equal(ours, pixels)
+
+
+@pytest.mark.parametrize('interpolation', ['nearest', 'bilinear', 'bicubic'])
+def test_without_a_resize_it_is_keras_pixel_by_pixel(tmp_path, interpolation):
+  utils = oracles.keras().utils
+  photograph((31, 22)).save(tmp_path / 'x.png')
+  theirs = utils.load_img(
+    tmp_path / 'x.png', target_size=(14, 14), interpolation=interpolation
+  )
+  with Image.open(tmp_path / 'x.png') as image:
+    ours = Transform(14, None, interpolation)(image)
+  np.testing.assert_array_equal(ours, np.asarray(theirs))
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same(tmp_path):
+  smooth = photograph((40, 30)).resize((1600, 1200), Image.Resampling.BICUBIC)
+  smooth.save(tmp_path / 'x.jpg', quality=95)
+  smooth.save(tmp_path / 'x.png')
+  drawn = images.read(tmp_path / 'x.jpg', 100, 112).astype(int)
+  whole = images.read(tmp_path / 'x.png', 100, 112).astype(int)
+  assert np.abs(drawn - whole).mean() < 1.5  # levels of 255
+  decoded = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(images, 'to_rgb', lambda image: decoded.append(image.size) or image)
+    images.read(tmp_path / 'x.jpg', 100, 112)
+    images.read(tmp_path / 'x.jpg', 100, 600)
+  assert decoded == [(400, 300), (1600, 1200)]  # at least twice what it is resized to
+
+
+@pytest.mark.parametrize('item', [b'', b'no image', b'\xff\xd8\xff' + bytes(40)])
+def test_bytes_that_are_no_image_are_named_by_their_row(item):
+  with pytest.raises(InputError, match='^here, row 0: cannot be read as an image') as e:
+    images.read_example(source_of(item), 0, Transform(4))
+  assert '\n' not in str(e.value) and '0x' not in str(e.value)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path):
+  """20,000 x 20,000 pixels of nothing, in 50 kB."""
+  path = tmp_path / 'bomb.png'
+  Image.new('1', (20_000, 20_000)).save(path)
+  assert path.stat().st_size < 100_000
+  for check in (
+    images.check_header,
+    lambda s, i: images.read_example(s, i, Transform(4)),
+  ):
+    with pytest.raises(InputError, match='bomb.png: cannot .*decompression bomb'):
+      check(source_of(path), 0)
+
+
+def test_a_truncated_file_has_a_good_header(tmp_path, paint):
+  path = paint(tmp_path / 'x.png', (64, 64))
+  path.write_bytes(path.read_bytes()[:-500])
+  images.check_header(source_of(path), 0)
+  with pytest.raises(InputError, match='x.png: cannot be read'):
+    images.read_example(source_of(path), 0, Transform(4))
+
+
+@pytest.fixture
+def lazy(tmp_path, paint):
+  files = [paint(tmp_path / f'{i}.png', seed=i) for i in range(7)]
+  buffer = io.BytesIO(files[3].read_bytes())
+  files[3] = buffer.getvalue()
+  return Images(source_of(*files), Transform(5, 6))
+
+
+@pytest.mark.parametrize(
+  'index',
+  [3, np.int64(2), slice(2, 5), slice(None), np.array([6, 0, 0]), np.array([], int)],
+)
+def test_images_read_as_an_array(lazy, index):
+  whole = np.stack([lazy[i] for i in range(7)])
+  assert lazy.shape == whole.shape and lazy.dtype == whole.dtype and len(lazy) == 7
+  np.testing.assert_array_equal(lazy[index], whole[index])
+  taken = lazy.take(np.array([5, 1, 2]))
+  np.testing.assert_array_equal(taken[:], whole[[5, 1, 2]])
+  np.testing.assert_array_equal(taken.take(np.array([2, 0]))[:], whole[[2, 5]])
+
+
+def test_the_fingerprint_tells_contents_and_transforms_apart(lazy):
+  prints = {
+    lazy.fingerprint(),
+    lazy.take(np.arange(6)).fingerprint(),
+    lazy.take(np.arange(7)[::-1]).fingerprint(),
+    Images(lazy.source, Transform(5, 7)).fingerprint(),
+  }
+  assert len(prints) == 4
+  assert Images(lazy.source, Transform(5, 6)).fingerprint() in prints
+
+
+@pytest.mark.parametrize(
+  'wrong', [{'interpolation': 'magic'}, {'size': 9}, {'size': 0}]
+)
+def test_bad_transforms(wrong):
+  with pytest.raises(InputError):
+    Transform(**{'size': 4, 'resize': 8, **wrong})
