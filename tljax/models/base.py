@@ -26,7 +26,8 @@ class Spec:
     channels: 'RGB', or 'BGR' where the weights expect the reverse; images are RGB
       all the same.
     interpolation: of the resize.
-    parameters: number of them, with 1,000 classes.
+    classes: of the published classifier.
+    parameters: number of them, with so many classes.
     multiply_adds: of one forward pass at `input_size`, in millions.
   """
 
@@ -38,6 +39,7 @@ class Spec:
   feature_dim: int
   channels: str = 'RGB'
   interpolation: str = 'bilinear'
+  classes: int = 1000
   parameters: int | None = None
   multiply_adds: int | None = None
 

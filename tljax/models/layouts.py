@@ -47,6 +47,27 @@ def reshape(*theirs: int) -> Transform:
   return Transform(load, lambda a: [a.reshape(theirs)])
 
 
+def flattened(channels: int, height: int, width: int, *theirs: int) -> Transform:
+  """A dense kernel (O, C H W) after a flatten of (C, H, W); ours is (H W C, O).
+
+  Args:
+    channels, height, width: C, H, W.
+    *theirs: shape of the kernel as they hold it, such as a convolution's (-1, C, H, W).
+  """
+
+  def load(arrays, shape):
+    (a,) = arrays
+    if a.size != np.prod(shape):
+      return a
+    return a.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(shape)
+
+  def store(a):
+    a = a.reshape(height, width, channels, -1)
+    return [a.transpose(3, 2, 0, 1).reshape(theirs)]
+
+  return Transform(load, store)
+
+
 SAME = Transform(lambda arrays, shape: arrays[0], lambda a: [a])
 CONV = permute(2, 3, 1, 0)  # OIHW to HWIO
 DENSE = permute(1, 0)  # OI to IO
