@@ -147,9 +147,9 @@ class Window(io.RawIOBase):
     return self._at
 
   def readinto(self, buffer):
-    count = max(0, min(len(buffer), self._size - self._at))
+    buffer = memoryview(buffer).cast('B')
     self._file.seek(self._start + self._at)
-    count = self._file.readinto(memoryview(buffer).cast('B')[:count])
+    count = self._file.readinto(buffer[: max(0, self._size - self._at)])
     self._at += count
     return count
 
