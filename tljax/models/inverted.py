@@ -40,13 +40,13 @@ class Variant(NamedTuple):
 
   Attributes:
     epsilon, momentum: of batch norm.
-    padding: None for PyTorch's, 'SAME' for TensorFlow's.
+    padding: None for PyTorch's, 'SAME' for TensorFlow's; pairs as of nn.Conv.
     squeeze, gate: activations of squeeze-and-excitation.
   """
 
   epsilon: float = 1e-5
   momentum: float = 0.9
-  padding: str | None = None
+  padding: str | tuple | None = None
   squeeze: Callable = nn.relu
   gate: Callable = nn.sigmoid
 
@@ -199,6 +199,12 @@ class InvertedNet(nn.Module):
       x = self.activation(dense(outputs['features']))
       outputs |= {'hidden': x, 'features': x}
     return outputs
+
+
+def divisible(width: float) -> int:
+  """The nearest multiple of 8, but no less than nine tenths of `width`."""
+  nearest = max(8, int(width + 4) // 8 * 8)
+  return nearest if nearest >= 0.9 * width else nearest + 8
 
 
 def stage_names(stages: Stages, hidden: bool = False) -> tuple[str, ...]:
