@@ -1,5 +1,7 @@
-"""SqueezeNet 1.1 computes what the published one computes."""
+"""SqueezeNets compute what the published ones compute."""
 
+import dataclasses
+import functools
 import json
 
 import jax
@@ -7,12 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import oracles
 from tljax import models, weights
 from tljax.data import images
+from tljax.errors import InputError
 from tljax.measures import scores
-from tljax.models import squeezenet
+from tljax.models.layers import max_pool
 
 FILE = 'squeezenet1_1_onnx/derived_torchvision_names.safetensors'
+KERAS_FILE = (
+  'squeezenet1_1_keras_notop/squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5'
+)
 
 
 @pytest.fixture(scope='module')
@@ -54,46 +61,21 @@ def test_max_pool_is_torchs_with_ceil_mode(shape):
   wanted = np.empty((shape[0], height, width, shape[3]), np.float32)
   for i, j in np.ndindex(height, width):
     wanted[:, i, j] = x[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2))
-  np.testing.assert_array_equal(squeezenet._max_pool(jnp.asarray(x)), wanted)
+  np.testing.assert_array_equal(max_pool(jnp.asarray(x), 3, 2, ceil=True), wanted)
 
 
 @pytest.mark.torch
-def test_features_and_gradients_match_torch_at_an_odd_size():
-  torch = pytest.importorskip('torch')
-  from benchmarks import torch_twins
+@pytest.mark.parametrize('name', ['squeezenet1_0', 'squeezenet1_1'])
+def test_logits_are_torchvisions(name):
+  module = getattr(oracles.torch_hub('torchvision').models, name)()
+  # Even and odd sizes: pools whose last windows overhang, and not.
+  oracles.check_torch_parity(name, module, 'torchvision', ((65, 79), (72, 98)))
 
-  rng = np.random.default_rng(0)
-  x = rng.random((1, 65, 79, 3), np.float32)
-  model = models.create('squeezenet1_1', 3)
-  variables = jax.jit(model.init)(jax.random.key(0), x)
-  twin = torch_twins.SqueezeNet()
-  names = squeezenet.torchvision_names('squeezenet1_1')
-  state = {}
-  for ours, theirs in names.items():
-    part, *path = ours.split('/')
-    if part == 'backbone':
-      leaf = variables['params'][part]
-      for name in path:
-        leaf = leaf[name]
-      kernel = np.asarray(leaf['kernel']).transpose(3, 2, 0, 1)
-      state[f'{theirs}.weight'] = torch.tensor(kernel)
-      state[f'{theirs}.bias'] = torch.tensor(np.asarray(leaf['bias']))
-  missing = twin.load_state_dict(state, strict=False)
-  assert sorted(missing.missing_keys) == ['mean', 'std'] and not missing.unexpected_keys
 
-  tensor = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-  features = twin(tensor)
-  (features**2).sum().backward()
-
-  def loss(x):
-    features = model.apply(variables, x)['features']
-    return jnp.sum(features**2), features
-
-  gradient, ours = jax.jit(jax.grad(loss, has_aux=True))(x)
-  np.testing.assert_allclose(ours, features.detach(), rtol=1e-4, atol=1e-5)
-  wanted = tensor.grad.numpy().transpose(0, 2, 3, 1)
-  scale = np.abs(wanted).max()
-  np.testing.assert_allclose(gradient / scale, wanted / scale, atol=1e-3)
+@pytest.mark.torch
+def test_training_is_torchvisions():
+  module = oracles.torch_hub('torchvision').models.squeezenet1_1(dropout=0.0)
+  oracles.check_torch_training('squeezenet1_1', module, 'torchvision', (65, 79))
 
 
 def test_dropout_is_off_in_evaluation_and_on_in_training():
@@ -114,3 +96,39 @@ def test_dropout_is_off_in_evaluation_and_on_in_training():
     for k in (0, 1)
   ]
   assert not np.array_equal(*trained)
+
+
+def neighbours_accuracy(features, labels):
+  """Of five nearest neighbours by cosine of centred features, leaving one out."""
+  x = features - features.mean(0)
+  x = x / np.linalg.norm(x, axis=1, keepdims=True)
+  similarity = x @ x.T
+  np.fill_diagonal(similarity, -np.inf)
+  nearest = np.argsort(-similarity, axis=1)[:, :5]
+  return np.mean((labels[nearest].mean(1) > 0.5) == labels)
+
+
+def test_keras_weights_want_the_input_of_their_authors(shared_data, capsys):
+  model = models.create('squeezenet1_1_keras', 2)
+  variables = weights.load('squeezenet1_1_keras', shared_data / KERAS_FILE, 2)
+  assert 'new classifier for 2 classes' in capsys.readouterr().err
+  files = sorted((shared_data / 'hymenoptera').rglob('*.jpg'))[::2]
+  labels = np.array([file.parent.name == 'ants' for file in files])
+  x = np.stack([images.read(file, 224, 256) for file in files]) / np.float32(255)
+  assert len(x) == 198
+
+  def accuracy(**changes):
+    changed = model.clone(spec=dataclasses.replace(model.spec, **changes))
+    embed = jax.jit(functools.partial(changed.apply, method='embed'))
+    parts = [embed(variables, x[i : i + 66])['features'] for i in range(0, 198, 66)]
+    return neighbours_accuracy(np.concatenate(parts), labels)
+
+  right, other = accuracy(), models.spec('squeezenet1_1')
+  wrong = accuracy(channels='RGB', mean=other.mean, std=other.std)
+  assert right == pytest.approx(0.894, abs=0.015)  # measured; the other: 0.788
+  assert wrong < 0.82
+
+
+def test_keras_weights_are_of_one_layout(shared_data):
+  with pytest.raises(InputError, match="lack 'features.0.bias'"):
+    weights.load('squeezenet1_1', shared_data / KERAS_FILE, 2)

@@ -1,29 +1,49 @@
-"""SqueezeNet (Iandola et al., 2016), as torchvision publishes it."""
-
-import functools
+"""SqueezeNet (Iandola et al., 2016), as torchvision publishes it, and as Keras' users
+do: with the weights of its authors.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Spec
-from tljax.models.layouts import TORCH, Layout, Module
+from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Options, Spec
+from tljax.models.layers import max_pool
+from tljax.models.layouts import KERAS, TORCH, Layout, Module
+
+
+def _spec(parameters, multiply_adds, **changes):
+  return Spec(
+    **{
+      'input_size': 224,
+      'resize': 256,
+      'mean': IMAGENET_MEAN,
+      'std': IMAGENET_STD,
+      'stages': ('stage1', 'stage2', 'stage3', 'stage4'),
+      'feature_dim': 512,
+      'parameters': parameters,
+      'multiply_adds': multiply_adds,
+      **changes,
+    }
+  )
+
 
 SPECS = {
-  'squeezenet1_1': Spec(
-    input_size=224,
-    resize=256,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    stages=('stage1', 'stage2', 'stage3', 'stage4'),
-    feature_dim=512,
-  )
+  'squeezenet1_0': _spec(1248424, 819),
+  'squeezenet1_1': _spec(1235496, 349),
+  'squeezenet1_1_keras': _spec(
+    1235496,
+    349,
+    mean=(103.939 / 255, 116.779 / 255, 123.68 / 255),
+    std=(1 / 255,) * 3,
+    channels='BGR',
+  ),
 }
-
-# Squeeze and expand widths of each stage's fire modules; a max-pool stands between.
+# Width and size of the first convolution.
+_STEMS = {'1_0': (96, 7), '1_1': (64, 3)}
+# Squeeze widths of each stage's fire modules; they expand to eight times as much. A
+# max-pool stands between the stages.
 _FIRES = {
-  'stage2': ((16, 64), (16, 64)),
-  'stage3': ((32, 128), (32, 128)),
-  'stage4': ((48, 192), (48, 192), (64, 256), (64, 256)),
+  '1_0': ((16, 16, 32), (32, 48, 48, 64), (64,)),
+  '1_1': ((16, 16), (32, 32), (48, 48, 64, 64)),
 }
 
 
@@ -31,14 +51,16 @@ class Fire(nn.Module):
   """A 1x1 squeeze, then 1x1 and 3x3 expansions side by side."""
 
   squeeze: int
-  expand: int
+  options: Options
 
   @nn.compact
-  def __call__(self, x):
-    x = nn.relu(nn.Conv(self.squeeze, (1, 1), name='squeeze')(x))
+  def __call__(self, x, train):
+    del train
+    dtype, expand = self.options.dtype, 4 * self.squeeze
+    x = nn.relu(nn.Conv(self.squeeze, (1, 1), dtype=dtype, name='squeeze')(x))
     parts = [
-      nn.Conv(self.expand, (1, 1), name='expand1x1')(x),
-      nn.Conv(self.expand, (3, 3), padding=1, name='expand3x3')(x),
+      nn.Conv(expand, (1, 1), dtype=dtype, name='expand1x1')(x),
+      nn.Conv(expand, (3, 3), dtype=dtype, name='expand3x3')(x),
     ]
     return nn.relu(jnp.concatenate(parts, -1))
 
@@ -46,50 +68,54 @@ class Fire(nn.Module):
 class Stem(nn.Module):
   """The strided first convolution."""
 
+  width: int
+  size: int
+  options: Options
+
   @nn.compact
   def __call__(self, x):
-    return nn.relu(nn.Conv(64, (3, 3), strides=2, padding='VALID', name='conv')(x))
+    size, dtype = (self.size, self.size), self.options.dtype
+    conv = nn.Conv(self.width, size, 2, padding='VALID', dtype=dtype, name='conv')
+    return nn.relu(conv(x))
 
 
 class Stage(nn.Module):
   """Max-pool, then fire modules."""
 
-  widths: tuple[tuple[int, int], ...]
+  squeezes: tuple[int, ...]
+  ceil: bool
+  options: Options
 
   @nn.compact
-  def __call__(self, x):
-    x = _max_pool(x)
-    for i, (squeeze, expand) in enumerate(self.widths):
-      x = Fire(squeeze, expand, name=f'fire{i + 1}')(x)
+  def __call__(self, x, train):
+    x = max_pool(x, 3, 2, ceil=self.ceil)
+    for i, squeeze in enumerate(self.squeezes):
+      fire = self.options.block(Fire)
+      x = fire(squeeze, self.options, name=f'fire{i + 1}')(x, train)
     return x
 
 
-def _max_pool(x):
-  """3x3, stride 2. Windows that overhang count, as with torch's ceil_mode.
+class SqueezeNet(nn.Module):
+  """SqueezeNet without its classifier.
 
-  As the largest of shifted slices its gradient costs a CPU far less than
-  nn.max_pool's; a whole training step takes three quarters of the time.
+  Attributes:
+    version: '1_0' or '1_1'.
+    ceil: whether windows of the pools may overhang.
+    options: of the computation.
   """
-  x = jnp.pad(
-    x,
-    [(0, 0), *((0, 1 - size % 2) for size in x.shape[1:3]), (0, 0)],
-    constant_values=-jnp.inf,
-  )
-  rows, columns = ((size - 1) // 2 * 2 for size in x.shape[1:3])
-  x = functools.reduce(jnp.maximum, [x[:, i : i + rows : 2] for i in range(3)])
-  return functools.reduce(jnp.maximum, [x[:, :, i : i + columns : 2] for i in range(3)])
 
-
-class SqueezeNet11(nn.Module):
-  """SqueezeNet 1.1 without its classifier."""
+  version: str
+  ceil: bool
+  options: Options
 
   @nn.compact
   def __call__(self, x, train=False):
-    del train
-    outputs = {'stage1': Stem(name='stage1')(x)}
-    x = outputs['stage1']
-    for name, widths in _FIRES.items():
-      outputs[name] = x = Stage(widths, name=name)(x)
+    x = Stem(*_STEMS[self.version], self.options, name='stage1')(x)
+    outputs = {'stage1': x}
+    for i, squeezes in enumerate(_FIRES[self.version]):
+      name = f'stage{i + 2}'
+      x = Stage(squeezes, self.ceil, self.options, name=name)(x, train)
+      outputs[name] = x
     return {**outputs, 'map': x, 'features': jnp.mean(x, (1, 2))}
 
 
@@ -101,26 +127,43 @@ class ConvHead(nn.Module):
   @nn.compact
   def __call__(self, outputs, train=False):
     x = nn.Dropout(0.5)(outputs['map'], deterministic=not train)
-    x = nn.relu(nn.Conv(self.num_classes, (1, 1), name='classifier')(x))
-    return jnp.mean(x, (1, 2))
+    x = nn.Conv(self.num_classes, (1, 1), name='classifier')(x.astype(jnp.float32))
+    return jnp.mean(nn.relu(x), (1, 2))
 
 
-def create(name: str, num_classes: int) -> Classifier:
+def create(name: str, num_classes: int, **options) -> Classifier:
   """Returns the network with its published kind of head."""
-  return Classifier(SqueezeNet11(), ConvHead(num_classes), SPECS[name])
+  options = Options(**options)
+  keras = name.endswith('_keras')
+  backbone = SqueezeNet(_version(name), not keras, options)
+  return Classifier(backbone, ConvHead(num_classes), SPECS[name], options.dtype)
+
+
+def _version(name):
+  return name.removeprefix('squeezenet').removesuffix('_keras')
 
 
 def layouts(name: str) -> dict[str, Layout]:
-  """Names of the tensors by format."""
-  del name
-  rules = [
+  """Names of the tensors by format.
+
+  torchvision numbers the fire modules with the pools, Keras from 2 without them.
+  """
+  torchvision = [
     Module('backbone/stage1/conv', 'features.0'),
     Module('head/classifier', 'classifier.1'),
   ]
-  numbers = iter((3, 4, 6, 7, 9, 10, 11, 12))  # of the fire modules in `features`
-  for stage, widths in _FIRES.items():
-    rules += [
-      Module(f'backbone/{stage}/fire{i + 1}/(.*)', rf'features.{next(numbers)}.\1')
-      for i in range(len(widths))
-    ]
-  return {'torchvision': Layout(TORCH, tuple(rules))}
+  keras = [
+    Module('backbone/stage1/conv', 'conv1'),
+    Module('head/classifier', 'conv10'),
+  ]
+  number = 2
+  for s, squeezes in enumerate(_FIRES[_version(name)]):
+    for i in range(len(squeezes)):
+      ours = f'backbone/stage{s + 2}/fire{i + 1}'
+      torchvision.append(Module(f'{ours}/(.*)', rf'features.{number + s + 1}.\1'))
+      keras.append(Module(f'{ours}/squeeze', f'fire{number}/squeeze1x1'))
+      keras.append(Module(f'{ours}/(expand.*)', rf'fire{number}/\1'))
+      number += 1
+  if name.endswith('_keras'):
+    return {'keras': Layout(KERAS, tuple(keras))}
+  return {'torchvision': Layout(TORCH, tuple(torchvision))}
