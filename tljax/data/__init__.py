@@ -6,5 +6,6 @@ decoded as it is used. The host reads and decodes, the same each time; all that 
 random happens on the device, in `augment`.
 """
 
+from tljax.data.images import Images as Images
 from tljax.data.images import Transform as Transform
 from tljax.data.loading import load as load

@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -94,7 +95,7 @@ def read_example(source: Source, index: int, transform: Transform) -> np.ndarray
   Raises:
     InputError: it cannot be decoded whole; it is named.
   """
-  with _opened(source, index) as image:
+  with opened(source, index) as image:
     least = _DRAFT_GAP * (transform.resize or transform.size)
     image.draft(None, (least, least))  # of a JPEG; the aspect ratio stays
     image.load()
@@ -103,13 +104,13 @@ def read_example(source: Source, index: int, transform: Transform) -> np.ndarray
 
 def check_header(source: Source, index: int) -> None:
   """Raises InputError unless an image begins as one does, of a sane size."""
-  with _opened(source, index):
+  with opened(source, index):
     pass
 
 
 @contextlib.contextmanager
-def _opened(source, index):
-  """The image, open; what Pillow says against it as an InputError that names it."""
+def opened(source: Source, index: int) -> Iterator[Image.Image]:
+  """Opens an image; what Pillow says against it is an InputError that names it."""
   item = source[index]
   try:
     if isinstance(item, np.ndarray):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from rich import progress
@@ -157,7 +157,7 @@ def decode(
         raise
       corrupt.append(i)
 
-  for _ in _progress(images.threads().map(visit, range(len(source))), len(source)):
+  for _ in track(images.threads().map(visit, range(len(source))), len(source)):
     pass
   names = [source.name(i) for i in corrupt]
   if corrupt:
@@ -171,7 +171,8 @@ def decode(
   return Dataset(array, source.labels, source.classes), names
 
 
-def _progress(items, total):
+def track(items: Iterable, total: int) -> Iterable:
+  """Shows in a terminal how many of the items were read."""
   console = Console(stderr=True)
   return progress.track(
     items,

@@ -46,6 +46,11 @@ class Source:
     row = index if self.rows is None else self.rows[index]
     return str(item) if isinstance(item, pathlib.Path) else f'{self.origin}, row {row}'
 
+  def label(self, index: int) -> str:
+    """Name of an example's class, or its targets."""
+    label = self.labels[index]
+    return self.classes[label] if self.classes else str(label)
+
   def take(self, indices: np.ndarray) -> 'Source':
     """Returns the examples at `indices`."""
     rows = indices if self.rows is None else self.rows[indices]
