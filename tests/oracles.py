@@ -149,7 +149,9 @@ def assert_same_logits(ours, theirs, tolerance=1e-4):
   np.testing.assert_array_equal(*top)
 
 
-def check_torch_parity(name, module, layout, sizes=None, tolerance=1e-4, **options):
+def check_torch_parity(
+  name, module, layout, sizes=None, tolerance=1e-4, *, double=False, **options
+):
   """Asserts that our network computes what a torch module does, in evaluation mode.
 
   Args:
@@ -158,16 +160,24 @@ def check_torch_parity(name, module, layout, sizes=None, tolerance=1e-4, **optio
     layout: of its names.
     sizes: of the images; by default the model's own.
     tolerance: in standard deviations of the logits.
+    double: in float64, for networks so deep that they magnify float32's rounding.
     **options: of our model.
   """
   randomise(module)
   variables = variables_of(name, state_dict(module), layout)
+  if double:
+    module, variables = module.double(), jax.tree.map(np.float64, variables)
+    options['dtype'] = np.float64
   apply = jax.jit(models.create(name, **options).apply)
   for size in sizes or (models.spec(name).input_size,):
-    x = images(size)
+    x = images(size).astype(np.float64 if double else np.float32)
     with torch().no_grad():
       theirs = module(torch().from_numpy(normalised(name, x))).numpy()
-    assert_same_logits(apply(variables, x)['logits'], theirs, tolerance)
+    # flax's norms mix their dtypes.
+    promotion = jax.numpy_dtype_promotion('standard' if double else 'strict')
+    with jax.enable_x64(double), promotion:
+      ours = apply(variables, x)['logits']
+    assert_same_logits(ours, theirs, tolerance)
 
 
 def check_torch_training(name, module, layout, size, tolerance=1e-5):
