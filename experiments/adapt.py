@@ -18,7 +18,7 @@ from tljax.train import Plan, compare
 
 
 @dataclasses.dataclass(kw_only=True)
-class Flags(cli.ModelFlags):
+class Flags(cli.TrainingFlags):
   """Adapts a network from a labelled source to an unlabelled target."""
 
   source: str
@@ -30,7 +30,8 @@ class Flags(cli.ModelFlags):
   strength: float = 1.0
   """Peak of the method's strength; it ramps up over the run."""
   augment: cli.Augment = 'none'
-  """Random change of the training images of both domains."""
+  balanced: bool = False
+  """Source batches hold every class alike."""
 
 
 def adapt(flags: Flags) -> None:
@@ -44,12 +45,8 @@ def adapt(flags: Flags) -> None:
   adapted = adaptation.create(flags.method, model, optimizer, strength=strength)
   plans = {}
   for seed in flags.seed_range():
-    on_source, on_target = (
-      batches.stream(
-        domain['train'], flags.batch_size, seed, cli.AUGMENTS[flags.augment]
-      )
-      for domain in (source, target)
-    )
+    on_source = flags.stream(source['train'], seed, balanced=flags.balanced)
+    on_target = flags.stream(target['train'], seed)
     plans[seed] = {
       'source_only': Plan(source_only, on_source, variables),
       flags.method: Plan(adapted, batches.pair(on_source, on_target), variables),

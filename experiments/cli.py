@@ -15,19 +15,14 @@ import optax
 import tyro
 
 from tljax import data, models, report, weights
-from tljax.data import augment
+from tljax.data import augment, batches, randaugment
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.method import Variables
 from tljax.run import Run
 from tljax.train import Trial
 
-AUGMENTS = {
-  'none': None,
-  'flip': augment.flip,
-  'invert_contrast': augment.invert_contrast,
-}
-Augment = Literal['none', 'flip', 'invert_contrast']
+Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -84,8 +79,13 @@ class ModelFlags(Flags):
   none; by default 0.1."""
   skip_corrupt: bool = False
   """Leave out images that cannot be read, and count them."""
-  workers: int = 0
-  """Processes that decode the images of a set too large for memory; 0: threads do."""
+  shots: int | None = None
+  """Labelled training images of each class, drawn by the seed; by default all."""
+
+  def few(self, training: Dataset) -> dict[int, Dataset]:
+    """By seed, the training examples that --shots leaves."""
+    seeds = self.seed_range()
+    return {s: training.shots(self.shots, s) if self.shots else training for s in seeds}
 
   def load_data(self, spec: str) -> dict[str, Dataset]:
     """Returns the splits of a data set, as the model's weights expect images."""
@@ -98,17 +98,17 @@ class ModelFlags(Flags):
     )
 
   def transform(self) -> data.Transform:
-    """What the weights were published with, or their architecture was; scaled to
-    --image-size."""
-    spec = models.spec(self.model)
+    """That of the published weights, else the architecture's, at --image-size."""
     rows = {row.tag: row for row in weights.registry.published(self.model)}
-    published = rows.get(self.weights, spec)
+    published = rows.get(self.weights, models.spec(self.model))
     size = self.image_size or published.input_size
     resize = round(published.resize * size / published.input_size)
     return data.Transform(size, resize, published.interpolation)
 
   def load_model(self, num_classes: int) -> tuple[models.Classifier, Variables | None]:
     """Returns the model with a new linear head, and its pretrained backbone."""
+    if num_classes < 2:
+      raise InputError('the set has targets of a regression; give one with classes')
     model = models.create(self.model)
     if self.weights is None:
       return model.clone(head=models.Linear(num_classes)), None
@@ -130,6 +130,47 @@ class ModelFlags(Flags):
       f'{len(splits[judged].classes)} classes. {self.model}, {start}, {steps} steps of '
       f'{self.batch_size} images, last step judged.'
     )
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingFlags(ModelFlags):
+  """Flags of the scripts that train on images."""
+
+  augment: Augment = 'flip'
+  """Random change of the training images; 'crop' is a resized crop and 'flip',
+  'randaugment' is 'crop' and RandAugment."""
+  workers: int = 0
+  """Processes that decode the images of a set too large for memory; 0: threads do."""
+
+  def load_data(self, spec: str) -> dict[str, Dataset]:
+    """As ModelFlags'; of training images what an augmentation crops out of."""
+    transform = self.transform()
+    crops = self.augment in ('crop', 'randaugment')
+    return data.load(
+      spec,
+      transform,
+      train_transform=transform.uncropped if crops else transform,
+      classes=self.classes,
+      validation=self.val_fraction,
+      skip_corrupt=self.skip_corrupt,
+    )
+
+  def stream(self, dataset: Dataset, seed: int, **options) -> batches.Stream:
+    """Batches of training images, augmented; see `batches.stream`."""
+    change = self.augmentation()
+    options = {'workers': self.workers, **options}
+    return batches.stream(dataset, self.batch_size, seed, change, **options)
+
+  def augmentation(self) -> batches.Augment | None:
+    """The function that --augment names."""
+    crop = augment.random_resized_crop(self.transform().size)
+    return {
+      'none': None,
+      'flip': augment.flip,
+      'invert_contrast': augment.invert_contrast,
+      'crop': augment.compose(crop, augment.flip),
+      'randaugment': augment.compose(crop, augment.flip, randaugment.rand_augment()),
+    }[self.augment]
 
 
 def conclude(

@@ -41,25 +41,24 @@ def data(flags: Flags) -> None:
     raise InputError(f'name one set or two, not {len(flags.sets)}')
   sets = {spec: _read(spec, flags) for spec in flags.sets}
   run = Run.open(flags.out, {'sets': flags.sets}, resume=True)
-  page = report.Page(
-    run.folder / 'report.html', ' and '.join(sets), 'Every image was decoded.'
-  )
+  path = run.folder / 'report.html'
+  page = report.Page(path, ' and '.join(sets), 'Every image was decoded.')
   result = {spec: _show(spec, splits, page) for spec, splits in sets.items()}
   if len(sets) == 2:
-    result['classes'] = shared = _overlap(*result.values())
-    rows = [{'classes': k, 'names': ', '.join(v) or '-'} for k, v in shared.items()]
+    result['classes'] = survey.overlap(*(result[spec]['classes'] for spec in sets))
+    rows = [{'in': k, 'classes': ', '.join(v)} for k, v in result['classes'].items()]
     report.print_table(rows, 'Label overlap')
     page.table('Label overlap', rows)
   run.write_result(result)
   page.save()
-  print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
+  print(f'wrote {path}', file=sys.stderr)
 
 
 def _read(spec, flags):
   splits = loading.split(loading.read(spec), flags.val_fraction)
   if flags.classes:
     splits = {k: source.keep_classes(flags.classes) for k, source in splits.items()}
-  return {name: survey.survey(source, loading.track) for name, source in splits.items()}
+  return {k: survey.survey(source, loading.track) for k, source in splits.items()}
 
 
 def _show(spec, splits, page):
@@ -68,42 +67,26 @@ def _show(spec, splits, page):
   classes = list(counts['train'])
   rows = [{'class': k, **{s: str(counts[s][k]) for s in counts}} for k in classes]
   facts = [{'split': name, **split.facts()} for name, split in splits.items()]
-  corrupt = [message for split in splits.values() for message in split.corrupt]
-  pairs = [pair._asdict() for pair in survey.duplicates(splits)]
   for title, table in ((f'{spec}: examples', rows), ('Images', facts)):
     report.print_table(table, title)
     page.table(title, table)
-  lists = {
-    'Corrupt images': corrupt,
-    'Pictures in more than one split': [
-      f'{p["first"]} and {p["second"]}: {"exact copy" if p["exact"] else "alike"}, '
-      f'{"the same label" if p["same_label"] else "TWO LABELS"}'
-      for p in pairs
-    ],
-  }
+  corrupt = [message for split in splits.values() for message in split.corrupt]
+  pairs = survey.duplicates(splits)
+  lists = {'Corrupt images': corrupt, 'In more than one split': map(str, pairs)}
   for title, lines in lists.items():
+    lines = list(lines)
     print(f'{title}: {len(lines)}', *lines[:_SHOWN], sep='\n  ')
     if lines:
       table = [{title.lower(): line} for line in lines[:_SHOWN]]
       page.table(title, table, f'{len(lines)} in all.')
-  page.figure(
-    'Pictures', report.image_rows(splits['train'].pictures(_SHOWN)), 'Training split.'
-  )
+  pictures = report.image_rows(splits['train'].pictures(_SHOWN))
+  page.figure('Pictures', pictures, 'Of the training split.')
   return {
     'classes': classes,
     'counts': counts,
     'images': facts,
     'corrupt': corrupt,
-    'duplicates': pairs,
-  }
-
-
-def _overlap(first, second):
-  first, second = first['classes'], second['classes']
-  return {
-    'shared': [name for name in first if name in second],
-    'first only': [name for name in first if name not in second],
-    'second only': [name for name in second if name not in first],
+    'duplicates': [pair._asdict() for pair in pairs],
   }
 
 

@@ -28,17 +28,17 @@ class Flags(cli.ModelFlags):
 def extract(flags: Flags) -> None:
   splits = flags.load_data(flags.data)
   training, classes = splits['train'], len(splits['train'].classes)
-  steps = batches.steps_for(training, flags.epochs, flags.batch_size)
-  batches.check_batch_size(flags.batch_size, len(training))
+  few = flags.few(training)[flags.seed]
+  steps = batches.steps_for(few, flags.epochs, flags.batch_size)
+  batches.check_batch_size(flags.batch_size, len(few))
   model, variables = flags.load_model(classes)
   method = plain.method(LinearProbe(classes), flags.load_optimizer(steps))
-  seeds = flags.seed_range()
   run = flags.open_run(fingerprint=training.fingerprint())
 
   features = extract_splits(model, variables, splits)
   plans = {}
-  for seed in seeds:
-    stream = batches.stream(features['train'], flags.batch_size, seed)
+  for seed, examples in flags.few(features['train']).items():
+    stream = batches.stream(examples, flags.batch_size, seed)
     plans[seed] = {'feature_extraction': Plan(method, stream)}
   trials = compare(plans, steps, features, run)
   cli.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()

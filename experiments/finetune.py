@@ -7,15 +7,24 @@ Without --weights it trains from scratch.
 """
 
 import dataclasses
+import functools
+from typing import Literal
 
 from experiments import cli
-from tljax.data import batches
+from tljax.data import augment, batches
 from tljax.finetuning import labels, plain
 from tljax.train import Plan, compare
 
+MIXES = {
+  'none': None,
+  'mixup': functools.partial(augment.mixup, 0.2),
+  'cutmix': functools.partial(augment.cutmix, 1.0),
+  'both': augment.mixup_or_cutmix,
+}
+
 
 @dataclasses.dataclass(kw_only=True)
-class Flags(cli.ModelFlags):
+class Flags(cli.TrainingFlags):
   """Fine-tunes a network on labelled images."""
 
   data: str
@@ -23,14 +32,15 @@ class Flags(cli.ModelFlags):
   freeze: tuple[str, ...] = ()
   """Regular expressions of parameter paths to hold fixed: 'backbone/stage[12]/.*'."""
   learning_rate: float = 1e-4
-  augment: cli.Augment = 'flip'
-  """Random change of the training images."""
+  mix: Literal['none', 'mixup', 'cutmix', 'both'] = 'none'
+  """Blend of training images and their labels."""
 
 
 def finetune(flags: Flags) -> None:
   splits = flags.load_data(flags.data)
-  training, augment = splits['train'], cli.AUGMENTS[flags.augment]
-  steps = batches.steps_for(training, flags.epochs, flags.batch_size)
+  training, mix = splits['train'], MIXES[flags.mix]
+  few = flags.few(training)
+  steps = batches.steps_for(few[flags.seed], flags.epochs, flags.batch_size)
   model, variables = flags.load_model(len(training.classes))
   optimizer = flags.load_optimizer(steps)
   if flags.freeze:
@@ -38,8 +48,8 @@ def finetune(flags: Flags) -> None:
   method = plain.method(model, optimizer)
   name = 'scratch' if variables is None else 'fine_tuning'
   plans = {}
-  for seed in flags.seed_range():
-    stream = batches.stream(training, flags.batch_size, seed, augment)
+  for seed, examples in few.items():
+    stream = flags.stream(examples, seed, mix=mix and mix(len(training.classes)))
     plans[seed] = {name: Plan(method, stream, variables)}
   run = flags.open_run(fingerprint=training.fingerprint())
   trials = compare(plans, steps, splits, run)

@@ -61,8 +61,8 @@ def test_complete_variables_copies(model, images, variables):
 @pytest.mark.parametrize(
   ('change', 'named'),
   [
-    ({'params': {'head': {'dense': {'kernel': np.ones((8, 3))}}}}, r'head/dense/\w+'),
-    ({'params': {'head': {}}}, 'params/head/dense/bias'),
+    ({'params': {'head': {'classifier': {'kernel': np.ones((8, 3))}}}}, r'head/classifier/\w+'),
+    ({'params': {'head': {}}}, 'params/head/classifier/bias'),
     ({'params': {'neck': {'kernel': np.ones(3)}}}, 'params/neck'),
     ({'batch_stats': {'stem': {'mean': np.ones(3)}}}, 'batch_stats/stem'),
     ({'backbone': {'stage1': np.ones(3)}}, 'backbone'),
@@ -75,8 +75,8 @@ def test_complete_variables_names_what_does_not_fit(model, images, change, named
 
 
 def test_wrong_shape_is_named_with_both_shapes(model, images, variables):
-  head = {'dense': {'kernel': np.ones((8, 3)), 'bias': np.ones(10)}}
-  with pytest.raises(InputError, match=r'params/head/dense/kernel.*8, 10.*8, 3'):
+  head = {'classifier': {'kernel': np.ones((8, 3)), 'bias': np.ones(10)}}
+  with pytest.raises(InputError, match=r'params/head/classifier/kernel.*8, 10.*8, 3'):
     complete(model, images, {'params': {'head': head}})
 
 

@@ -20,6 +20,7 @@ from tljax import sharding
 from tljax.checkpoint import Checkpoints
 from tljax.data.batches import Stream, read_ahead, to_float
 from tljax.data.dataset import Dataset
+from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.measures import scores
 from tljax.method import Batch, Method, TrainState, Variables
@@ -255,19 +256,28 @@ def predictor(
 
 
 def in_batches(
-  function: Callable[[np.ndarray], jax.Array], array: np.ndarray, batch_size: int
+  function: Callable[[np.ndarray], jax.Array],
+  array: np.ndarray | Images,
+  batch_size: int,
 ) -> np.ndarray:
   """Returns `function(array)`, computed over batches that all have one shape.
 
   The last batch is padded with zeros and the padding's results are dropped, so every
   row counts once and the function is compiled once.
   """
-  parts = []
-  for start in range(0, len(array), batch_size):
-    part = array[start : start + batch_size]
+
+  def read(i):
+    part = array[i * batch_size : (i + 1) * batch_size]
     padding = [(0, batch_size - len(part))] + [(0, 0)] * (array.ndim - 1)
-    parts.append(np.asarray(function(np.pad(part, padding)))[: len(part)])
-  return np.concatenate(parts)
+    return np.pad(part, padding)
+
+  count = -(-len(array) // batch_size)
+  if isinstance(array, np.ndarray):
+    parts = [np.asarray(function(read(i))) for i in range(count)]
+  else:  # decoded as it is used
+    with contextlib.closing(read_ahead(Stream(read, None), 0, count)) as ahead:
+      parts = [np.asarray(function(part)) for part in ahead]
+  return np.concatenate(parts)[: len(array)]
 
 
 def _resume(checkpoints, run, name, state):

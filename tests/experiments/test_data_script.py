@@ -26,9 +26,9 @@ def test_two_sets_and_what_they_share(launch, pets, tmp_path):
   assert ended.status == 0, ended.err
   result = json.loads((tmp_path / 'out' / 'result.json').read_text())
   assert result['classes'] == {
-    'shared': ['dog'],
-    'first only': ['cat'],
-    'second only': ['emu'],
+    'both': ['dog'],
+    'the first only': ['cat'],
+    'the second only': ['emu'],
   }
   assert launch('data', *sets, '--out', tmp_path / 'out').status == 0  # once more
   other = launch('data', sets[0], '--out', tmp_path / 'out')

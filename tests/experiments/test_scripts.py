@@ -138,9 +138,9 @@ def test_finetune_from_scratch(launch, pets, tmp_path, trials, monkeypatch):
   out = tmp_path / 'run'
   stream, streams = batches.stream, []
 
-  def spy(dataset, batch_size, seed, transform=None):
+  def spy(dataset, batch_size, seed, transform=None, **options):
     streams.append((batch_size, seed, transform))
-    return stream(dataset, batch_size, seed, transform)
+    return stream(dataset, batch_size, seed, transform, **options)
 
   monkeypatch.setattr(batches, 'stream', spy)
   data = f'folder:{pets}'
@@ -197,7 +197,7 @@ def test_finetune_starts_from_the_weights(launch, pets, squeezenet, tmp_path, tr
       if stage in ('stage1', 'stage2')
       else (0 < max(moved) < 4 * rate)
     )
-  assert params['head']['dense']['kernel'].shape == (512, 2)
+  assert params['head']['classifier']['kernel'].shape == (512, 2)
 
 
 @pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
@@ -220,7 +220,7 @@ def test_extract(launch, pets, squeezenet, tmp_path, trials):
   assert result['accuracy'] >= 0.75
   for trial in trials['feature_extraction']:
     assert list(trial.state.params) == ['head']  # the backbone ran once, beforehand
-    assert trial.state.params['head']['dense']['kernel'].shape == (512, 2)
+    assert trial.state.params['head']['classifier']['kernel'].shape == (512, 2)
     assert len(trial.logits) == 6
 
 

@@ -68,5 +68,5 @@ def test_probe_standardises_features_whatever_their_scale():
 def test_probe_moves_only_its_head():
   variables = LinearProbe(3).init(jax.random.key(0), np.zeros((1, 5), np.float32))
   assert jax.tree.map(np.shape, variables['params']) == {
-    'head': {'dense': {'kernel': (5, 3), 'bias': (3,)}}
+    'head': {'classifier': {'kernel': (5, 3), 'bias': (3,)}}
   }

@@ -127,6 +127,11 @@ class Duplicate(NamedTuple):
   exact: bool  # pixel by pixel; else only alike
   same_label: bool
 
+  def __str__(self) -> str:
+    copy = 'an exact copy' if self.exact else 'alike'
+    label = 'the same label' if self.same_label else 'ANOTHER LABEL'
+    return f'{self.first} and {self.second}: {copy}, {label}'
+
 
 def duplicates(surveys: Mapping[str, Survey]) -> list[Duplicate]:
   """Returns the pictures that are in more than one split.
@@ -174,3 +179,12 @@ def _standardised(survey):
   vectors -= vectors.mean(1, keepdims=True)
   norms = np.linalg.norm(vectors, axis=1, keepdims=True)
   return good, vectors / np.maximum(norms, 1e-6)
+
+
+def overlap(first: Sequence[str], second: Sequence[str]) -> dict[str, list[str]]:
+  """Which classes two sets share, and which one of them has alone."""
+  return {
+    'both': [name for name in first if name in second],
+    'the first only': [name for name in first if name not in second],
+    'the second only': [name for name in second if name not in first],
+  }
