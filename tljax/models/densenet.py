@@ -45,7 +45,7 @@ _SIZES = {
 
 
 def _norm(options, keras):
-  """A class of batch norm: called with `train` and a name."""
+  """Batch norm as the publisher has it; called as `(train, name)`."""
   epsilon, momentum = (1.001e-5, 0.99) if keras else (1e-5, 0.9)
   return functools.partial(batch_norm, options, epsilon=epsilon, momentum=momentum)
 
@@ -142,18 +142,21 @@ def create(name: str, num_classes: int, **options) -> Classifier:
 def layouts(name: str) -> dict[str, Layout]:
   """Names of the tensors by format.
 
-  'torchvision_2017' is what torchvision's files hold: a layer's norms and convolutions
-  are 'norm.1' where its networks have 'norm1' today.
+  'torchvision_2017' and 'keras_2018' are the names of when the published files were
+  written, which the hubs rename or load by order: 'norm.1', now 'norm1'; 'conv1/conv'
+  and 'fc1000', now 'conv1_conv' and 'predictions'.
   """
+  depths = _SIZES[name.removesuffix('_keras')][1]
   if name.endswith('_keras'):
-    return {'keras': _keras_layout(_SIZES[name.removesuffix('_keras')][1])}
-  depths = _SIZES[name][1]
-  layout = _torch_layout(depths, '')
-  old = _torch_layout(depths, '.')
+    return {
+      'keras': _keras_layout(depths, 'conv1_', 'predictions'),
+      'keras_2018': _keras_layout(depths, 'conv1/', 'fc1000'),
+    }
+  layout, old = _torch_layout(depths), _torch_layout(depths, '.')
   return {'torchvision': layout, 'torchvision_2017': old, 'timm': layout}
 
 
-def _torch_layout(depths, dot):
+def _torch_layout(depths, dot=''):
   rules = [
     Module('backbone/stem/(conv|norm)', r'features.\g<1>0'),
     Module('backbone/norm', 'features.norm5'),
@@ -173,13 +176,13 @@ def _torch_layout(depths, dot):
   return Layout(TORCH, tuple(rules))
 
 
-def _keras_layout(depths):
+def _keras_layout(depths, stem, head):
   """Their stages count from 2 (the stem is 1), a layer's first norm from 0."""
   rules = [
-    Module('backbone/stem/conv', 'conv1_conv'),
-    Module('backbone/stem/norm', 'conv1_bn'),
+    Module('backbone/stem/conv', f'{stem}conv'),
+    Module('backbone/stem/norm', f'{stem}bn'),
     Module('backbone/norm', 'bn'),
-    Module('head/classifier', 'predictions'),
+    Module('head/classifier', head),
   ]
   for stage, depth in enumerate(depths):
     ours = f'backbone/stage{stage + 1}'
