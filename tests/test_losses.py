@@ -24,6 +24,22 @@ def test_cross_entropy_against_loops(smoothing):
   np.testing.assert_allclose(loss, total / 5, rtol=1e-5)
 
 
+def test_cross_entropy_and_accuracy_of_probabilities():
+  logits = jnp.float32(RNG.normal(size=(5, 4)))
+  labels = jnp.array([0, 3, 1, 1, 2])
+  certain = losses.probabilities(labels, 4)
+  np.testing.assert_array_equal(certain, np.eye(4)[labels])
+  assert losses.probabilities(certain, 4) is certain
+  for judge in (losses.cross_entropy, losses.accuracy):
+    np.testing.assert_allclose(judge(logits, certain), judge(logits, labels))
+
+  # Linear in the labels, so a blend of two costs the blend of their costs.
+  others = losses.probabilities(labels[::-1], 4)
+  blend = losses.cross_entropy(logits, 0.3 * certain + 0.7 * others)
+  parts = [losses.cross_entropy(logits, part) for part in (certain, others)]
+  np.testing.assert_allclose(blend, 0.3 * parts[0] + 0.7 * parts[1], rtol=1e-5)
+
+
 def test_cross_entropy_of_huge_logits_is_finite():
   loss = losses.cross_entropy(jnp.array([[1e4, 0.0]]), jnp.array([1]))
   np.testing.assert_allclose(loss, 1e4, rtol=1e-5)

@@ -12,13 +12,18 @@ def cross_entropy(
 
   Args:
     logits: (N, K) float.
-    labels: (N,) integer, in [0, K).
+    labels: (N,) integer, in [0, K), or (N, K) probabilities.
     label_smoothing: mass moved from the label to the uniform distribution over
       all K classes (Szegedy et al., 2016, section 7).
   """
-  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  targets = probabilities(labels, logits.shape[-1]).astype(logits.dtype)
   targets = optax.smooth_labels(targets, label_smoothing)
   return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+def probabilities(labels: jax.Array, num_classes: int) -> jax.Array:
+  """Returns (N, K) float32 of labels: (N,) integer, in [0, K), or such already."""
+  return labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
 
 
 def domain_cross_entropy(source: jax.Array, target: jax.Array) -> jax.Array:
@@ -38,5 +43,12 @@ def domain_cross_entropy(source: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Share of the N rows of (N, K) logits whose largest is at the label (N,)."""
+  """Share of rows whose largest logit is at the label.
+
+  Args:
+    logits: (N, K) float.
+    labels: (N,) integer, in [0, K), or (N, K) probabilities, whose largest counts.
+  """
+  if labels.ndim == 2:
+    labels = jnp.argmax(labels, -1)
   return jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
