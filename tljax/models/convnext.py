@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al., 2022) as torchvision and timm publish it."""
+"""ConvNeXt (Liu et al., 2022) as torchvision, timm and Keras publish it."""
 
 import functools
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
 from tljax.models.layers import DropPath, conv, gelu, layer_norm
-from tljax.models.layouts import TORCH, Layout, Module, Tensor, reshape
+from tljax.models.layouts import KERAS, TORCH, Layout, Module, Tensor, reshape
 
 
 def _spec(resize, parameters, multiply_adds, feature_dim):
@@ -168,4 +168,35 @@ def layouts(name: str) -> dict[str, Layout]:
   return {
     'torchvision': Layout(TORCH, tuple(torchvision)),
     'timm': Layout(TORCH, tuple(timm)),
+    'keras': _keras_layout(name, nested=False),
+    'keras_nested': _keras_layout(name, nested=True),
   }
+
+
+def _keras_layout(name, nested):
+  """Keras has the stem and the halvings as models within the model, whose names are
+  part of the layers' names in some files.
+  """
+
+  def inner(model, layer):
+    return f'{name}_{model}/{name}_{layer}' if nested else f'{name}_{layer}'
+
+  rules = [
+    Module('backbone/stem/conv', inner('stem', 'stem_conv')),
+    Module('backbone/stem/norm', inner('stem', 'stem_layernorm')),
+    Module('backbone/norm', f'{name}_head_layernorm'),
+    Module('head/classifier', f'{name}_head_dense'),
+  ]
+  for stage in range(4):
+    ours, model = f'backbone/stage{stage + 1}/', f'downsampling_block_{stage - 1}'
+    for layer, theirs in (('norm', 'layernorm'), ('conv', 'conv')):
+      theirs = inner(model, f'downsampling_{theirs}_{stage - 1}')
+      rules.append(Module(f'{ours}downsample_{layer}', theirs))
+    block, theirs = rf'{ours}block(\d+)/', rf'{name}_stage_{stage}_block_\1_'
+    rules += [
+      Module(f'{block}conv', f'{theirs}depthwise_conv'),
+      Module(f'{block}norm', f'{theirs}layernorm'),
+      Module(f'{block}fc(.)', rf'{theirs}pointwise_conv_\2'),
+      Tensor(f'{block}gamma', f'{theirs}layer_scale/gamma'),
+    ]
+  return Layout(KERAS, tuple(rules), export=False)

@@ -156,6 +156,7 @@ class Layout(NamedTuple):
   convention: Convention
   rules: tuple[Module | Tensor, ...]
   ignored: str = ''  # further tensors without a place in the model
+  export: bool = True  # whether the framework finds the tensors by these names
 
   def names(
     self, shapes: Mapping[str, tuple[int, ...]]

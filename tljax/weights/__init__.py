@@ -87,6 +87,7 @@ def export(
     InputError: the model has no such layout, a leaf is missing, or the file exists.
   """
   layouts = models.family(name).layouts(name)
+  layouts = {key: table for key, table in layouts.items() if table.export}
   if layout not in layouts:
     raise InputError(
       f'{name} has no layout {layout!r}; choose one of {", ".join(sorted(layouts))}'

@@ -194,6 +194,8 @@ def _variable(layer, name, dataset, siblings):
   old = re.fullmatch(rf'{layer}_({"|".join(_KERAS_1)})(_\d+)?', name)
   if old:
     return _KERAS_1[old[1]]
+  if layer.endswith('layer_scale') and re.fullmatch(r'[Vv]ariable(_\d+)?', name):
+    return 'gamma'  # ConvNeXt's has no name of its own
   # Keras 1 named some kernels after how they were drawn: 'uniform1'.
   is_drawn = re.fullmatch(r'[a-z_]*(uniform|normal)\d*', name) and dataset.ndim > 1
   return 'kernel' if is_drawn else name
