@@ -1,6 +1,7 @@
 """Keras' files against Keras; files by hand as Keras 1 and 2 wrote; hostile files."""
 
 import json
+import struct
 import zipfile
 
 import h5py
@@ -433,4 +434,28 @@ def test_truncated_files(content, tmp_path, suffix):
     path.write_bytes(whole[:length])
     refused(path, 'damaged')
   path.write_bytes(b'garbage' * 1000)
+  refused(path, 'damaged')
+
+
+def test_a_heap_of_strings_that_goes_round_in_circles(make):
+  path = make(lambda f: f.attrs.update(layer_names=['dense', 'x' * 5000]))
+  whole = path.read_bytes()
+  heap = whole.index(b'GCOL\x01')
+  assert int.from_bytes(whole[heap + 8 : heap + 16], 'little') >= 4096
+  for size in (0, 8, 1 << 40, (1 << 64) - 16, (1 << 64) - 1):
+    for index in (0, 1):
+      changed = bytearray(whole)
+      struct.pack_into('<H6xQ', changed, heap + 16, index, size)
+      path.write_bytes(changed)
+      if index == 0 or size > 8:
+        refused(path, 'heap of strings')
+
+
+@pytest.mark.parametrize('shape', [(1 << 28,), (1 << 60,), ((1 << 64) - 1,)])
+def test_an_attribute_that_claims_too_much(tmp_path, shape):
+  path = make_legacy(tmp_path / 'model.h5', {f'layer{i}': {} for i in range(77)})
+  whole = path.read_bytes()
+  size, largest = struct.pack('<QQ', 77, 77), struct.pack('<QQ', *shape * 2)
+  assert whole.count(size) == 1
+  path.write_bytes(whole.replace(size, largest))
   refused(path, 'damaged')

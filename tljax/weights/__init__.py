@@ -115,7 +115,7 @@ def _read(name, source, in_channels):
   head = [n for p, (n, _) in entries.items() if p.startswith(HEAD)]
   published = None
   if bias in tensors:
-    published = len(tensors[bias])
+    published = max(1, np.size(tensors[bias]))
     shapes = _shapes(name, published)
   elif not any(n in tensors for names in head for n in names):
     shapes = {p: shape for p, shape in shapes.items() if not p.startswith(HEAD)}

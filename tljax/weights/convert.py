@@ -76,7 +76,8 @@ def _check(name, tensor):
   # bfloat16 is NumPy's by way of ml_dtypes, whose kind is 'V'.
   if not (np.issubdtype(tensor.dtype, np.floating) or tensor.dtype.name == 'bfloat16'):
     raise InputError(f'tensor {name!r} is {tensor.dtype}; weights must be floats')
-  tensor = tensor.astype(np.float32, copy=False)
+  with np.errstate(over='ignore'):  # of float64, to infinity
+    tensor = tensor.astype(np.float32, copy=False)
   if not np.isfinite(tensor).all():
     raise InputError(f'tensor {name!r} holds NaN or infinity; the file is damaged')
   return tensor

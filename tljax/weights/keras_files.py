@@ -7,8 +7,10 @@ by both.
 
 import io
 import json
+import math
 import pathlib
 import re
+import struct
 import zipfile
 
 import h5py
@@ -27,6 +29,8 @@ from tljax.weights.lazy import (
 )
 
 _WEIGHTS = 'model.weights.h5'  # in a .keras archive
+_MAX_ATTRIBUTE = 1 << 20  # bytes
+_CHUNK = 1 << 20
 _CONTAINERS = ('layers', '_layer_checkpoint_dependencies')
 _NO_WEIGHTS = re.compile(r'(optimizer|(compile_)?metrics|seed_generator)(_\d+)?')
 # What Keras 1 called the variables; its 'running_std' is the variance.
@@ -60,12 +64,15 @@ def read(path: pathlib.Path) -> Tensors:
     if path.suffix == '.keras':
       file, stored, given = _open_archive(path)
     else:
-      file, stored, given = h5py.File(path, 'r'), path.stat().st_size, {}
+      stored = path.stat().st_size
+      file, given = Window(path, 0, stored), {}
+    _check_heaps(file)
+    file = h5py.File(file, 'r')
     datasets = _datasets(file)
     check_size(sum(d.size * d.dtype.itemsize for d in datasets.values()), stored)
     model = file['model_weights'] if 'model_weights' in file else file
-    if _attribute(model, 'layer_names'):
-      config = json.loads(file.attrs.get('model_config', '{}'))
+    if _strings(model, 'layer_names'):
+      config = json.loads(_attribute(file, 'model_config', '{}'))
       named = _legacy_names(model, datasets, set(_models(config)))
     else:
       named = _names(file, datasets, given)
@@ -83,7 +90,7 @@ class _Loader:
 
   def __call__(self):
     array = self._dataset[()]
-    if array.dtype == 'V2' and self._dataset.attrs.get('dtype') == 'bfloat16':
+    if array.dtype == 'V2' and _attribute(self._dataset, 'dtype') == 'bfloat16':
       array = array.view(jnp.bfloat16)
     return np.asarray(array)
 
@@ -98,7 +105,32 @@ def _open_archive(path):
       file = Window(path, data_start(archive, info), info.file_size)
     else:
       file = io.BytesIO(archive.read(info))
-  return h5py.File(file, 'r'), info.compress_size, dict(_config_names(config, ''))
+  return file, info.compress_size, dict(_config_names(config, ''))
+
+
+def _check_heaps(file):
+  """Refuses heaps of strings in which HDF5 1.14 would go round in circles."""
+  length, at, tail = file.seek(0, io.SEEK_END), 0, b''
+  while at < length:
+    file.seek(at)
+    chunk = tail + file.read(_CHUNK)
+    for match in re.finditer(rb'GCOL\x01', chunk):
+      file.seek(at - len(tail) + match.start())
+      size = int.from_bytes(file.read(16)[8:], 'little')
+      if 4096 <= size <= length:  # HDF5 takes no others
+        _check_heap(file.read(size - 16))
+    at, tail = at + _CHUNK, chunk[-4:]
+
+
+def _check_heap(heap):
+  """Each object has an index, 0 where free, and its size; they fill the heap."""
+  at = 0
+  while at + 16 <= len(heap):
+    index, size = struct.unpack_from('<H6xQ', heap, at)
+    size = 16 + -(-size // 8) * 8 if index else size
+    if not 16 <= size <= len(heap) - at:
+      raise ValueError('a heap of strings is damaged')
+    at += size
 
 
 def _datasets(file) -> dict[str, h5py.Dataset]:
@@ -135,14 +167,27 @@ def _checked(path, dataset):
   return dataset
 
 
-def _attribute(group, name) -> list[str]:
+def _attribute(item, name, default=None):
+  """An attribute, unless HDF5 would take ages and all memory to read it."""
+  if name not in item.attrs:
+    return default
+  attribute = item.attrs.get_id(name)
+  if math.prod(attribute.shape or ()) * attribute.dtype.itemsize > _MAX_ATTRIBUTE:
+    raise ValueError(f'attribute {name!r} is too long')
+  return item.attrs[name]
+
+
+def _strings(group, name) -> list[str]:
   """An attribute's strings; Keras splits what is too long for HDF5."""
-  values = group.attrs[name] if name in group.attrs else ()
-  values, part = list(values), 0
+  values, part = list(_attribute(group, name, ())), 0
   while f'{name}{part}' in group.attrs:
-    values += list(group.attrs[f'{name}{part}'])
+    values += list(_attribute(group, f'{name}{part}'))
     part += 1
-  return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+  return [_text(value) for value in values]
+
+
+def _text(value):
+  return value.decode() if isinstance(value, bytes) else str(value)
 
 
 # Keras 1 and 2, and Keras 3 where it writes their format: groups by layer.
@@ -150,10 +195,10 @@ def _attribute(group, name) -> list[str]:
 
 def _legacy_names(model, datasets, models):
   prefix = '' if model.name == '/' else 'model_weights/'
-  for layer in _attribute(model, 'layer_names'):
+  for layer in _strings(model, 'layer_names'):
     weights = unique(
       (name.split(':')[0], datasets[f'{prefix}{layer}/{name}'])
-      for name in _attribute(model[layer], 'weight_names')
+      for name in _strings(model[layer], 'weight_names')
     )
     if layer in models:
       owned = [_within(name, models) for name in weights]
@@ -231,8 +276,8 @@ def _layer_name(file, path, given):
       continue
     here = '/'.join(parts[: i + 1])
     group = file.get(f'{here}/vars')
-    name = None if group is None else group.attrs.get('name')
-    names.append(str(name or given.get(here) or part))
+    name = None if group is None else _attribute(group, 'name')
+    names.append(_text(name or given.get(here) or part))
   return '/'.join(names)
 
 
