@@ -54,6 +54,25 @@ def test_torch_takes_it_back(variables, tmp_path):
   np.testing.assert_allclose(ours, theirs, atol=1e-4 * theirs.std())
 
 
+@pytest.mark.torch
+def test_timm_takes_it_back(tmp_path):
+  name = 'convnext_tiny'
+  module = oracles.torch_hub('timm').create_model(name, num_classes=5).eval()
+  theirs = oracles.state_dict(oracles.randomise(module))
+  variables = oracles.variables_of(name, theirs, 'timm', 5)
+  path = tmp_path / 'a.safetensors'
+  weights.export(variables, name, 'timm', path)
+  tensors = safetensors.numpy.load_file(path)
+  assert set(tensors) == set(theirs)
+  fresh = oracles.torch_hub('timm').create_model(name, num_classes=5).eval()
+  fresh.load_state_dict({k: oracles.torch().from_numpy(v) for k, v in tensors.items()})
+  x = oracles.images(64)
+  with oracles.torch().no_grad():
+    theirs = fresh(oracles.torch().from_numpy(oracles.normalised(name, x))).numpy()
+  ours = jax.jit(models.create(name, 5).apply)(variables, x)['logits']
+  np.testing.assert_allclose(ours, theirs, atol=1e-4 * theirs.std())
+
+
 def test_export_refuses_what_it_cannot_write(variables, tmp_path):
   path = tmp_path / 'a.safetensors'
   path.write_bytes(b'precious')
