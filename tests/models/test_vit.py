@@ -209,6 +209,18 @@ def test_image_size_is_of_the_positions():
   assert shape == (1, 37, 192)
 
 
+def test_positions_can_be_resampled_once_for_all():
+  """What a network of another size computes is what run time makes of the weights."""
+  name, x = 'vit_tiny_patch16_224', oracles.images(96)
+  leaves, abstract = leaves_of(name)
+  wanted = jax.jit(models.create(name).apply)(convert.unflatten(leaves, abstract), x)
+  path = 'backbone/embed/positions'
+  resized = {**leaves, path: vit.resize_positions(jnp.asarray(leaves[path]), (6, 6))}
+  model = models.create(name, image_size=96)
+  outputs = jax.jit(model.apply)(convert.unflatten(resized, abstract), x)
+  oracles.assert_same_logits(outputs['logits'], wanted['logits'], 1e-5)
+
+
 @pytest.mark.parametrize('options', [{'image_size': 100}, {'pool': 'max'}])
 def test_bad_options_are_named(options):
   with pytest.raises(InputError, match=str(next(iter(options.values())))):

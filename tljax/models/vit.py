@@ -248,8 +248,9 @@ def create(
     name: see `SPECS`.
     num_classes: of the head.
     image_size: pixels a side for which the network has positions; by default those
-      that it was published with. Other images are taken too, see `resize_positions`,
-      so that published weights need this for no size.
+      that it was published with, and so are published weights'. Other images are
+      taken too, their positions resampled at every call. To train positions of another
+      size, resample the weights' once, by `resize_positions`.
     pool: what the features are: 'token', the class token's output, or 'mean', that of
       the patches.
     **options: see `Options`.
