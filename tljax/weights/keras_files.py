@@ -3,6 +3,9 @@
 Names become 'layer/variable', as Keras 3 calls the variables: 'conv1/kernel'. A layer
 of a model within the model goes by its own name; a layer that is part of another layer
 by both.
+
+One limit: HDF5 believes the length of a string that an attribute claims, up to 4 GiB,
+and so much memory a forged file can take for a moment.
 """
 
 import io
