@@ -1,8 +1,12 @@
 """Times two contenders in turn, so that a drift of the machine's speed hits both."""
 
+import datetime
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 
+import jax
 import numpy as np
 
 
@@ -33,3 +37,24 @@ def quartiles(values: list[float]) -> dict[str, float]:
   """Median and quartiles."""
   low, median, high = np.percentile(values, [25, 50, 75])
   return {'median': float(median), 'low': float(low), 'high': float(high)}
+
+
+def spread(quartiles: Mapping[str, float] | None, scale: float, digits: int) -> str:
+  """Text of median and quartiles, such as '1.50 (1.40-1.60)'; '-' of None."""
+  if quartiles is None:
+    return '-'
+  low, median, high = (scale * quartiles[k] for k in ('low', 'median', 'high'))
+  return f'{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})'
+
+
+def environment(**facts) -> dict:
+  """What figures depend on beside the code; `facts` join it."""
+  return {
+    'device': jax.devices()[0].device_kind,
+    'processor': platform.processor() or platform.machine(),
+    'threads': os.cpu_count(),
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+    'date': datetime.date.today().isoformat(),
+    **facts,
+  }

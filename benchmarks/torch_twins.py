@@ -1,8 +1,32 @@
 """The benchmarked networks and steps in PyTorch, as its users write them."""
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+
+@functools.cache
+def _operators():
+  """Declares the operators that a torchvision built for another torch lacks."""
+  library = torch.library.Library('torchvision', 'FRAGMENT')
+  for operator in ('nms', 'qnms'):
+    try:
+      library.define(
+        f'{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+      )
+    except RuntimeError:  # a torchvision with its operators has them already
+      pass
+  return library  # the cache keeps it; it unregisters when it is collected
+
+
+def torchvision():
+  """Returns the module."""
+  _operators()
+  import torchvision
+
+  return torchvision
 
 
 class Reverse(torch.autograd.Function):

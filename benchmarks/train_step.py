@@ -4,11 +4,9 @@ python -m benchmarks.train_step --out train_step.json
 """
 
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
-import platform
 import time
 from typing import Literal
 
@@ -168,34 +166,21 @@ def train_step(flags: Flags) -> None:
     raise InputError('--rounds, --steps, --batch-size and --cases must be at least 1')
   figures = [measure(case, flags) for case in flags.cases]
 
-  def spread(quartiles, scale, digits):
-    if quartiles is None:
-      return '-'
-    low, median, high = (scale * quartiles[k] for k in ('low', 'median', 'high'))
-    return f'{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})'
-
   rows = [
     {
       'step': f['case'],
       'compile s': f'{f["compile_seconds"]:.1f}',
-      'tljax ms': spread(f['tljax'], 1e3, 1),
-      'torch ms': spread(f['torch'], 1e3, 1),
-      'ratio': spread(f['ratio'], 1, 2),
+      'tljax ms': harness.spread(f['tljax'], 1e3, 1),
+      'torch ms': harness.spread(f['torch'], 1e3, 1),
+      'ratio': harness.spread(f['ratio'], 1, 2),
     }
     for f in figures
   ]
   report.print_table(rows, 'Training step: median (quartiles); ratio is torch / tljax')
   if flags.out:
-    environment = {
-      'device': jax.devices()[0].device_kind,
-      'processor': platform.processor() or platform.machine(),
-      'threads': os.cpu_count(),
-      'python': platform.python_version(),
-      'jax': jax.__version__,
-      'torch': torch and torch.__version__,
-      'date': datetime.date.today().isoformat(),
-      'batch_size': flags.batch_size,
-    }
+    environment = harness.environment(
+      torch=torch and torch.__version__, batch_size=flags.batch_size
+    )
     flags.out.write_text(json.dumps({**environment, 'cases': figures}, indent=2) + '\n')
 
 

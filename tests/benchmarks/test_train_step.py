@@ -187,12 +187,14 @@ def test_the_twin_does_the_same_work(monkeypatch, case, descent):
   """Same parameters in: same logits, losses, and (where Adam hides none) gradients."""
   torch = pytest.importorskip('torch')
   if descent == 'sgd':
-    monkeypatch.setattr(optax, 'adam', lambda rate: optax.sgd(0.03))
+    # So large that the changes stand out of the parameters' rounding.
+    rate = 1.0 if case == 'fine_tune' else 0.03
+    monkeypatch.setattr(optax, 'adam', lambda _: optax.sgd(rate))
     monkeypatch.setattr(
       train_step,
       '_adam',
       lambda *modules: torch.optim.SGD(
-        [p for module in modules for p in module.parameters()], 0.03
+        [p for module in modules for p in module.parameters()], rate
       ),
     )
   arrays = train_step.inputs(case, BATCH)
@@ -221,13 +223,18 @@ def test_the_twin_does_the_same_work(monkeypatch, case, descent):
 
 
 def assert_same_change(before, ours, theirs, case):
-  """The changes of every parameter agree to 1e-3 of the largest of its part."""
+  """The changes of a part agree to 1e-2 as a whole, each tensor's to 5e-2.
+
+  Rounding takes a ReLU in a million across its kink; each moves its tensor's gradient
+  by 3e-3. And a change is known to a rounding of the parameter, which is of order 1.
+  """
   for part, leaves in before.items():
-    changes = {
-      name: (ours[part][name] - leaf, theirs[part][name] - leaf)
-      for name, leaf in leaves.items()
-    }
-    scale = max(np.abs(change).max() for change, _ in changes.values())
-    assert (scale == 0) == (case == 'frozen' and part == 'backbone')
-    for name, (mine, other) in changes.items():
-      np.testing.assert_allclose(other, mine, atol=1e-3 * scale, err_msg=name)
+    squares = np.zeros(2)
+    for name, leaf in leaves.items():
+      mine, other = ours[part][name] - leaf, theirs[part][name] - leaf
+      difference, scale = np.linalg.norm(other - mine), np.linalg.norm(mine)
+      rounding = np.finfo(np.float32).eps * np.sqrt(leaf.size)
+      assert difference <= 5e-2 * scale + rounding, name
+      squares += difference**2, scale**2
+    assert (squares[1] == 0) == (case == 'frozen' and part == 'backbone')
+    assert squares[0] <= 1e-4 * squares[1]

@@ -6,7 +6,7 @@ the whole batch, so the result does not depend on how many there are.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import jax
@@ -14,14 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from tljax.data.augment import Augment, Mix
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.method import Batch
-
-# (key, images) -> images, or views of them by name, which join the batch.
-Augment = Callable[[jax.Array, jax.Array], Any]
-# (key, images, labels) -> images and soft labels, such as Mixup.
-Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 _AHEAD = 4  # batches that are read before they are wanted
 
@@ -63,7 +59,8 @@ def stream(
     dataset: the examples.
     batch_size: examples in a batch, of all processes together.
     seed: fixes order and augmentation.
-    augment: of images (N, H, W, 3) float32 in [0, 1], jitted here.
+    augment: of images (N, H, W, 3) float32 in [0, 1], jitted here; what it returns by
+      name, as `augment.weak_strong` does, joins the batch.
     mix: of the augmented images and their labels, jitted here.
     balanced: every class takes its turn, and passes over its own examples.
     workers: processes that decode images; by default threads do.
