@@ -15,7 +15,7 @@ LARGE = [pytest.param(f'b{i}', marks=pytest.mark.slow) for i in range(1, 5)]
 def test_logits_are_torchvisions(size):
   name = f'efficientnet_{size}'
   module = getattr(oracles.torch_hub('torchvision').models, name)()
-  oracles.check_torch_parity(name, module, 'torchvision', SIZES, tolerance=1e-3)
+  oracles.check_torch_parity(name, module, 'torchvision', SIZES)
 
 
 @pytest.mark.torch
@@ -32,16 +32,14 @@ def test_training_is_torchvisions():
 def test_logits_are_timms(size):
   name = f'efficientnet_{size}'
   module = oracles.torch_hub('timm').create_model(name)
-  oracles.check_torch_parity(name, module, 'timm', SIZES, tolerance=1e-3)
+  oracles.check_torch_parity(name, module, 'timm', SIZES)
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize('size', ['b0', *LARGE])
 def test_logits_are_those_of_tensorflows_weights_in_timm(size):
   module = oracles.torch_hub('timm').create_model(f'tf_efficientnet_{size}')
-  oracles.check_torch_parity(
-    f'efficientnet_{size}_keras', module, 'timm', SIZES, tolerance=1e-3
-  )
+  oracles.check_torch_parity(f'efficientnet_{size}_keras', module, 'timm', SIZES)
 
 
 @pytest.mark.torch
@@ -73,6 +71,5 @@ def test_logits_are_keras(size):
     model,
     lambda x: x,
     ((97, 74),),
-    tolerance=1e-3,
     layout='keras3',
   )
