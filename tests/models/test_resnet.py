@@ -1,9 +1,14 @@
 """ResNets compute what torchvision's and Keras' compute."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests import oracles
 from tljax import models
+from tljax.models import resnet
+from tljax.weights import convert
 
 
 @pytest.mark.torch
@@ -42,3 +47,20 @@ def test_logits_are_keras(depth):
   oracles.check_keras_parity(
     f'resnet{depth}_keras', model, resnet.resnet.preprocess_input, ((97, 75),)
   )
+
+
+def test_keras_older_name_of_the_classifier_loads_alike():
+  name, rng = 'resnet50_keras', np.random.default_rng(0)
+  abstract = jax.eval_shape(
+    lambda: models.create(name).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  )
+  shapes = {path: leaf.shape for path, leaf in convert.flatten(abstract).items()}
+  leaves = {k: rng.random(shape, np.float32) for k, shape in shapes.items()}
+  layouts = resnet.layouts(name)
+  new = convert.store(leaves, layouts['keras'])
+  old = {k.replace('predictions', 'probs'): v for k, v in new.items()}
+  assert 'probs/kernel' in old
+  for tensors, layout in ((new, 'keras'), (old, 'keras_2019')):
+    assert convert.choose_layout(tensors, layouts, shapes) is layouts[layout]
+    loaded = convert.load(tensors, layouts[layout], shapes)
+    assert all(np.array_equal(loaded[path], leaf) for path, leaf in leaves.items())

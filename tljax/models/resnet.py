@@ -200,9 +200,13 @@ def create(name: str, num_classes: int, **options) -> Classifier:
 
 
 def layouts(name: str) -> dict[str, Layout]:
-  """Names of the tensors by format."""
+  """Names of the tensors by format.
+
+  Keras called the classifier 'probs' when the published files were written, and loads
+  them by order.
+  """
   if name.endswith('_keras'):
-    return {'keras': _keras_layout()}
+    return {'keras': _keras_layout('predictions'), 'keras_2019': _keras_layout('probs')}
   block, theirs = r'backbone/stage(\d)/block(\d+)/', r'layer\1.\2.'
   layout = Layout(
     TORCH,
@@ -219,12 +223,12 @@ def layouts(name: str) -> dict[str, Layout]:
   return {'torchvision': layout, 'timm': layout}
 
 
-def _keras_layout():
+def _keras_layout(head):
   """Their stages count from 2 (the stem is 1), their blocks and shortcuts from 1, 0."""
   rules = [
     Module('backbone/stem/conv', 'conv1_conv'),
     Module('backbone/stem/norm', 'conv1_bn'),
-    Module('head/classifier', 'predictions'),
+    Module('head/classifier', head),
   ]
   for stage in range(1, 5):
     for block in range(36):
