@@ -120,3 +120,57 @@ def shared_data():
   if not folder.is_dir():
     pytest.skip(f'{folder} is absent')
   return folder
+
+
+@pytest.fixture(scope='session')
+def check_reference(shared_data):
+  """Returns `(name, loss, inputs)`: holds a loss to a published library's in float64.
+
+  The loss takes the inputs of these names, in order; the file has the value and, of
+  some inputs, the gradient.
+  """
+  with np.load(shared_data / 'reference' / 'losses.npz') as file:
+    arrays = dict(file)
+
+  def check(name, loss, inputs):
+    with jax.enable_x64(True):
+      arguments = [jnp.asarray(arrays[f'input/{i}']) for i in inputs]
+      gradients = tuple(range(len(inputs)))
+      value, grads = jax.value_and_grad(loss, gradients)(*arguments)
+    np.testing.assert_allclose(value, arrays[f'{name}/value'], rtol=1e-5)
+    wanted = [f'{name}/grad_{i}' for i in inputs]
+    assert any(i in arrays for i in wanted)
+    for i, grad in zip(wanted, grads, strict=True):
+      if i in arrays:
+        np.testing.assert_allclose(grad, arrays[i], rtol=1e-5, atol=1e-9)
+
+  return check
+
+
+@pytest.fixture(scope='session')
+def check_slow():
+  """Returns `(loss, slow, *inputs)`: holds a loss and its gradients, in float64, to a
+  slow NumPy version and its central differences.
+  """
+
+  def differences(slow, inputs, position):
+    grad = np.zeros_like(inputs[position])
+    for index in np.ndindex(grad.shape):
+      ends = []
+      for step in (1e-5, -1e-5):
+        moved = [array.copy() for array in inputs]
+        moved[position][index] += step
+        ends.append(slow(*moved))
+      grad[index] = (ends[0] - ends[1]) / 2e-5
+    return grad
+
+  def check(loss, slow, *inputs):
+    inputs = [np.asarray(array, np.float64) for array in inputs]
+    with jax.enable_x64(True):
+      value, grads = jax.value_and_grad(loss, tuple(range(len(inputs))))(*inputs)
+    np.testing.assert_allclose(value, slow(*inputs), rtol=1e-9)
+    for position, grad in enumerate(grads):
+      wanted = differences(slow, inputs, position)
+      np.testing.assert_allclose(grad, wanted, rtol=1e-5, atol=1e-8)
+
+  return check
