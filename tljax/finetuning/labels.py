@@ -19,6 +19,7 @@ import optax
 
 from tljax.errors import InputError
 from tljax.method import Params, path_name
+from tljax.models import Spec
 
 FROZEN = 'frozen'
 TRAINED = 'trained'
@@ -54,6 +55,22 @@ def label_params(params: Params, rules: Rules) -> Any:
 def freeze_rules(*patterns: str) -> Rules:
   """Rules that freeze what the patterns match and train all else."""
   return [*((pattern, FROZEN) for pattern in patterns), ('.*', TRAINED)]
+
+
+def up_to(spec: Spec, stage: str) -> str:
+  """Returns the pattern of the backbone's stages from the bottom to `stage`.
+
+  `freeze(model, optimizer, up_to(model.spec, 'stage2'))` trains what is above.
+
+  Raises:
+    InputError: the model has no such stage.
+  """
+  if stage not in spec.stages:
+    raise InputError(
+      f'stage {stage!r} is unknown; choose one of {", ".join(spec.stages)}'
+    )
+  stages = spec.stages[: spec.stages.index(stage) + 1]
+  return f'backbone/({"|".join(stages)})/.*'
 
 
 def transform(

@@ -1,0 +1,172 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax import models
+from tljax.errors import InputError
+from tljax.finetuning import labels, optimizers, plain
+from tljax.method import path_name
+
+
+@pytest.fixture
+def params(model):
+  return model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
+
+
+def update_of_ones(optimizer, params, steps=1):
+  """The last of so many updates, whose gradients are all ones, by path."""
+  state, ones = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
+  for _ in range(steps):
+    updates, state = optimizer.update(ones, state, params)
+  leaves = jax.tree_util.tree_flatten_with_path(updates)[0]
+  return {path_name(path): np.unique(leaf).tolist() for path, leaf in leaves}
+
+
+def test_kernels_alone_decay(params):
+  params = jax.tree.map(jnp.ones_like, params)
+  optimizer = optax.add_decayed_weights(0.5, optimizers.decay_mask)
+  for name, values in update_of_ones(optimizer, params).items():
+    assert values == ([1.5] if name.endswith('/kernel') else [1.0]), name
+
+
+def test_tokens_and_positions_do_not_decay():
+  model = models.create('vit_tiny_patch16_224', 10)
+  images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
+  mask = optimizers.decay_mask(params)
+  assert not mask['backbone']['embed']['positions']
+  assert not mask['backbone']['embed']['class_token']
+  assert mask['backbone']['block1']['qkv'] == {'kernel': True, 'bias': False}
+
+
+def test_inverse_decay():
+  schedule = optimizers.inverse_decay(0.01, gamma=0.1, power=0.5)
+  np.testing.assert_allclose([schedule(0), schedule(30)], [0.01, 0.005], rtol=1e-6)
+  published = [0.3 * (1 + 0.001 * t) ** -0.75 for t in (1, 1000)]
+  got = [optimizers.inverse_decay(0.3)(jnp.int32(t)) for t in (1, 1000)]
+  np.testing.assert_allclose(got, published, rtol=1e-6)
+
+
+def test_depth_is_beits_layer_of_a_transformer():
+  spec = models.spec('vit_base_patch16_224')
+  paths = {
+    'backbone/embed/patch/kernel': 0,
+    'backbone/embed/class_token': 0,
+    'backbone/block1/qkv/kernel': 1,
+    'backbone/block12/fc2/bias': 12,
+    'backbone/norm/scale': 13,
+    'head/classifier/kernel': 13,
+    'discriminator/Dense_0/kernel': 13,
+  }
+  assert {path: optimizers.depth(spec, path) for path in paths} == paths
+
+
+def test_layer_decay_scales_rates_by_depth(model, params):
+  optimizer = optax.chain(optax.sgd(1.0), optimizers.layer_decay(model.spec, decay=0.5))
+  scale = {'stage1': 0.25, 'stage2': 0.5, 'classifier': 1.0}
+  for name, values in update_of_ones(optimizer, params).items():
+    assert values == [-scale[name.split('/')[1]]], name
+
+
+def test_the_backbone_has_a_rate_of_its_own(params):
+  optimizer = optax.chain(optax.sgd(1.0), optimizers.backbone_rate(0.125))
+  for name, values in update_of_ones(optimizer, params).items():
+    assert values == [-0.125 if name.startswith('backbone/') else -1.0], name
+
+
+@pytest.mark.parametrize(
+  ('part', 'start'), [('classifier', 0), ('stage2', 3), ('stage1', 6)]
+)
+def test_a_stage_moves_from_its_turn_on(model, params, part, start):
+  optimizer = optax.chain(
+    optax.sgd(1.0), optimizers.gradual_unfreezing(model.spec, every=3)
+  )
+  for steps in range(1, 9):
+    updates = update_of_ones(optimizer, params, steps)
+    moves = {values != [0.0] for name, values in updates.items() if part in name}
+    assert moves == {steps > start}
+
+
+def test_gradual_unfreezing_keeps_the_moments_and_compiles_once(
+  model, family_batches, raw, caplog
+):
+  optimizer = optax.chain(
+    optax.adam(1e-2), optimizers.gradual_unfreezing(model.spec, every=2)
+  )
+  method = plain.method(model, optimizer)
+  stream = family_batches['finetuning']
+  state = method.init(jax.random.key(0), None, stream(0))
+  step, moved = jax.jit(method.step), []
+  with jax.log_compiles():
+    for t in range(5):
+      before = raw(state.params)
+      state, _ = step(state, stream(t))
+      after = raw(state.params)
+      moved.append({k.split('/')[1] for k in before if before[k] != after[k]})
+  one, two = {'classifier'}, {'classifier', 'stage2'}
+  three = two | {'stage1'}
+  assert moved == [one, one, two, two, three]
+  assert sum('Compiling jit(step)' in m for m in caplog.messages) == 1
+  moments = state.opt_state[0][0].mu['backbone']['stage1']
+  assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(moments))
+
+
+def test_clipping_ignores_what_is_frozen(params):
+  chain = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
+  rules = labels.freeze_rules('backbone/.*')
+  optimizer = labels.transform({labels.TRAINED: chain}, rules)
+  gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e6), params)
+  gradient['head'] = jax.tree.map(
+    lambda leaf: jnp.full_like(leaf, 0.01), params['head']
+  )
+  assert optax.tree.norm(gradient['head']) < 1
+  updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+  jax.tree.map(
+    lambda u, g: np.testing.assert_array_equal(u, -g), updates['head'], gradient['head']
+  )
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates['backbone']))
+
+
+def test_rates_by_depth_go_with_freezing(model, params):
+  chain = optax.chain(optax.sgd(1.0), optimizers.layer_decay(model.spec, decay=0.5))
+  _, optimizer = labels.freeze(model, chain, labels.up_to(model.spec, 'stage1'))
+  scale = {'stage1': 0.0, 'stage2': 0.5, 'classifier': 1.0}
+  for name, values in update_of_ones(optimizer, params).items():
+    assert values == [-scale[name.split('/')[1]]], name
+
+
+def test_an_unknown_stage_is_named(model):
+  with pytest.raises(InputError, match="'stage9' is unknown; choose one of stage1, st"):
+    labels.up_to(model.spec, 'stage9')
+
+
+def flops(function, *args):
+  return jax.jit(function).lower(*args).compile().cost_analysis()['flops']
+
+
+def test_each_frozen_stage_saves_its_backward_pass():
+  model = models.create('cnn', 10)
+  batch = {'image': jnp.zeros((16, 16, 16, 3)), 'label': jnp.zeros(16, jnp.int32)}
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(1e-3, mask=optimizers.decay_mask),
+    optimizers.layer_decay(model.spec),
+  )
+
+  def step_flops(*frozen):
+    method = plain.method(*labels.freeze(model, optimizer, *frozen))
+    return flops(method.step, method.init(jax.random.key(0), None, batch), batch)
+
+  counts = [step_flops(labels.up_to(model.spec, s)) for s in model.spec.stages]
+  counts = [step_flops(), *counts]
+  # A 3x3 convolution meets (3n - 2)^2 pairs of pixels of an n x n map; the kernel's
+  # gradient and the input's cost as much, two operations a multiply-add. The first
+  # stage has no input gradient; the second's goes when the first stage is frozen.
+  shapes = ((16, 3, 16), (8, 16, 32), (4, 32, 64))
+  conv = [2 * 16 * (3 * n - 2) ** 2 * i * o for n, i, o in shapes]
+  saved = -np.diff(counts)
+  want = [conv[0] + conv[1], conv[1] + conv[2], conv[2]]
+  np.testing.assert_allclose(saved, want, rtol=0.2)  # the norms are the rest
+  assert counts[-1] < counts[0] / 2

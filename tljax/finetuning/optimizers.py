@@ -1,0 +1,119 @@
+"""Rates by depth, decay of kernels alone: parts to chain with optax's optimisers.
+
+  optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(schedule, weight_decay=0.05, mask=decay_mask),
+    layer_decay(model.spec, 0.75),
+  )
+
+Given to `labels.freeze`, such a chain sees what trains alone: frozen leaves are not in
+the clipped norm and have no moments. The schedules are optax's, such as
+`optax.warmup_cosine_decay_schedule`, and `inverse_decay`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax.method import Params, path_name
+from tljax.models import Spec
+
+
+def decay_mask(params: Params) -> Any:
+  """Returns the tree of bools of the leaves that weight decay is for: the kernels.
+
+  Not for biases, norms, position embeddings, tokens and layer scales.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path_name(path).split('/')[-1] == 'kernel', params
+  )
+
+
+def inverse_decay(
+  rate: float, *, gamma: float = 0.001, power: float = 0.75
+) -> optax.Schedule:
+  """Returns the schedule rate (1 + gamma step)^-power.
+
+  That of DANN (Ganin et al., 2016, section 5.2.2) with the step in place of progress;
+  the defaults are the published libraries'.
+  """
+
+  def schedule(step):
+    return rate * (1.0 + gamma * jnp.asarray(step, jnp.float32)) ** -power
+
+  return schedule
+
+
+def depth(spec: Spec, name: str) -> int:
+  """Returns the label of a parameter by depth.
+
+  It is 0 in the backbone's bottom stage, then one more each stage; what is above the
+  stages, such as the head and a transformer's last norm, has the largest.
+
+  Args:
+    spec: the model's; its stages are the layers.
+    name: path of the parameter, such as 'backbone/stage1/conv/kernel'.
+  """
+  stages = [stage for stage in spec.stages if stage != 'norm']
+  part, stage, *_ = [*name.split('/'), '']
+  return stages.index(stage) if part == 'backbone' and stage in stages else len(stages)
+
+
+def layer_decay(spec: Spec, decay: float = 0.75) -> optax.GradientTransformation:
+  """Multiplies updates by decay^(top - depth): the lower the layer, the slower.
+
+  Layer-wise learning-rate decay (Bao et al., 2022, BEiT, appendix; Clark et al.,
+  2020). Chain it after the optimiser, so that it scales rates and not gradients.
+  """
+  top = depth(spec, 'head')
+  return _scale(lambda name, _: decay ** (top - depth(spec, name)))
+
+
+def backbone_rate(factor: float = 0.1) -> optax.GradientTransformation:
+  """Multiplies the backbone's updates by `factor`: a rate of its own beside the head's.
+
+  Chain it after the optimiser.
+  """
+  return _scale(lambda name, _: factor if name.startswith('backbone/') else 1.0)
+
+
+def gradual_unfreezing(spec: Spec, every: int) -> optax.GradientTransformation:
+  """Lets the head move at once, and every so many steps one stage more, top to bottom.
+
+  As in ULMFiT (Howard & Ruder, 2018, section 3.3). Chain it after the optimiser: the
+  moments of a stage that waits are gathered all along, so nothing is compiled again
+  and no state is lost or cold when its turn comes. The price is a whole backward pass
+  at every step. Batch statistics are not the optimiser's: give the model
+  `frozen_norm=True` where they must not move either.
+  """
+  top = depth(spec, 'head')
+
+  def released(name, step):
+    return (step >= (top - depth(spec, name)) * every).astype(jnp.float32)
+
+  return _scale(released)
+
+
+def _scale(
+  factor: Callable[[str, jax.Array], jax.Array | float],
+) -> optax.GradientTransformation:
+  """Multiplies updates by `(path, completed steps) -> factor`."""
+
+  def init(params):
+    del params
+    return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+  def update(updates, state, params=None):
+    del params
+    updates = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: (
+        leaf * jnp.asarray(factor(path_name(path), state.count), leaf.dtype)
+      ),
+      updates,
+    )
+    return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+  return optax.GradientTransformation(init, update)
