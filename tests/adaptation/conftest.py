@@ -1,0 +1,64 @@
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+
+class Points(nn.Module):
+  """A network of points in the plane, without dropout or batch norm."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    features = nn.tanh(nn.Dense(6, name='hidden')(x))
+    return {'features': features, 'logits': nn.Dense(3, name='head')(features)}
+
+
+@pytest.fixture(scope='session')
+def points():
+  """The network: 'features' (N, 6), 'logits' (N, 3)."""
+  return Points()
+
+
+@pytest.fixture(scope='session')
+def points_batch():
+  """Eight labelled points and eight others, one class each a third."""
+  rng = np.random.default_rng(0)
+  source, target = rng.normal(size=(8, 2)), rng.normal(0.5, 2.0, size=(8, 2))
+  return {
+    'source': {'image': np.float32(source), 'label': np.arange(8, dtype=np.int32) % 3},
+    'target': {'image': np.float32(target)},
+  }
+
+
+@pytest.fixture
+def check_step(points, points_batch):
+  """Returns `(build, term, frozen=())`: holds one step of SGD to a loss written out.
+
+  `build(model, optimizer)` is the method; its step must descend the source's
+  cross-entropy + `term(source outputs, target outputs)`, and report the term.
+  """
+
+  def check(build, term, batch=points_batch):
+    rate = 0.1
+    method = build(points, optax.sgd(rate))
+    state = method.init(jax.random.key(0), None, batch)
+    source, target = batch['source'], batch['target']
+
+    def objective(params):
+      on_source = points.apply({'params': params}, source['image'])
+      on_target = points.apply({'params': params}, target['image'])
+      likely = nn.log_softmax(on_source['logits'])
+      rows = np.arange(len(source['label']))
+      value = term(on_source, on_target)
+      return -jnp.mean(likely[rows, source['label']]) + value, value
+
+    grads, value = jax.grad(objective, has_aux=True)(state.params)
+    after, metrics = method.step(state, batch)
+    np.testing.assert_allclose(metrics['alignment_loss'], value, rtol=1e-4, atol=1e-6)
+    wanted = jax.tree.map(lambda p, g: p - rate * g, state.params, grads)
+    chex.assert_trees_all_close(after.params, wanted, rtol=1e-4, atol=1e-5)
+
+  return check
