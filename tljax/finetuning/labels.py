@@ -106,6 +106,16 @@ class FrozenModel:
   model: nn.Module
   patterns: tuple[str, ...]
 
+  @property
+  def spec(self) -> Spec:
+    """The model's."""
+    return self.model.spec
+
+  @property
+  def head(self) -> nn.Module:
+    """The model's."""
+    return self.model.head
+
   def init(self, *args, **kwargs):
     """As the model's."""
     return self.model.init(*args, **kwargs)

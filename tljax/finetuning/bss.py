@@ -1,0 +1,43 @@
+"""Batch spectral shrinkage against negative transfer (Chen et al., 2019)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax.finetuning.regularized import regularize
+from tljax.method import Method
+
+
+def method(
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  strength: float | optax.Schedule = 1e-3,
+  k: int = 1,
+) -> Method:
+  """Shrinks the directions in which a batch's features hardly vary.
+
+  These hold the pretrained knowledge that does not transfer (section 4.2).
+
+  Args:
+    model: outputs by endpoint, among them 'features' and 'logits'.
+    optimizer: moves all parameters.
+    strength: eta, a number or a schedule of the step.
+    k: number of singular values that are shrunk.
+  """
+
+  def penalty(params, outputs, memory, batch):
+    del params, memory, batch
+    return spectral_shrinkage(outputs['features'], k)
+
+  return regularize(model, optimizer, penalty, strength=strength)
+
+
+def spectral_shrinkage(features: jax.Array, k: int = 1) -> jax.Array:
+  """Sum of the squares of the k smallest singular values (equation 3).
+
+  Args:
+    features: (N, D) float, of a batch; it has min(N, D) singular values.
+    k: how many, at most min(N, D).
+  """
+  return jnp.sum(jnp.linalg.svd(features, compute_uv=False)[-k:] ** 2)

@@ -1,0 +1,131 @@
+"""DELTA: deep learning transfer using feature maps with attention (Li et al., 2019)."""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax import losses
+from tljax.finetuning.regularized import regularize
+from tljax.method import Batch, Method, Variables
+
+
+def method(
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  strength: float | optax.Schedule = 0.5,
+  head_decay: float = 0.01,
+  endpoints: Sequence[str] | None = None,
+  attention: Mapping[str, jax.Array] | None = None,
+) -> Method:
+  """Pulls the feature maps, channel by channel, to those of the pretrained network.
+
+  The pretrained network runs in evaluation mode on the same images (section 3).
+
+  Args:
+    model: outputs by endpoint, among them 'logits'.
+    optimizer: moves all parameters.
+    strength: of the maps' distance, a number or a schedule of the step. The published
+      library takes 0.01 of the sum over a batch of 48, which is near the default.
+    head_decay: of half the squared norm of all but the backbone.
+    endpoints: whose maps are compared; by default all stages of the model.
+    attention: from `channel_attention`; without it all channels weigh the same.
+  """
+  names = endpoints or model.spec.stages
+
+  def penalty(params, outputs, start, batch):
+    del params
+    kept = jax.lax.stop_gradient(model.apply(start, batch['image'], train=False))
+    return sum(
+      map_distance(outputs[name], kept[name], attention[name] if attention else None)
+      for name in names
+    )
+
+  return regularize(
+    model,
+    optimizer,
+    penalty,
+    strength=strength,
+    head_decay=head_decay,
+    remember=lambda state: state.variables,
+  )
+
+
+def map_distance(
+  maps: jax.Array, kept: jax.Array, attention: jax.Array | None = None
+) -> jax.Array:
+  """Half the squared distance of two feature maps (equation 5), the mean over images.
+
+  Args:
+    maps: (N, ..., C) float, of the network that trains.
+    kept: the same of the pretrained one.
+    attention: (C,) weights of the channels, whose sum is 1; by default 1 / C.
+
+  Returns:
+    The mean over images of C / (2 positions) x the sum over channels of
+    attention x |difference|^2.
+  """
+  squares = jnp.mean(jnp.square(maps - kept), tuple(range(maps.ndim - 1)))
+  if attention is None:
+    return jnp.sum(squares) / 2
+  return maps.shape[-1] / 2 * jnp.sum(attention * squares)
+
+
+def channel_attention(
+  model,
+  variables: Variables,
+  batches: Iterable[Batch],
+  endpoints: Sequence[str] | None = None,
+  *,
+  temperature: float = 5.0,
+) -> dict[str, jax.Array]:
+  """Weighs channels by how much the loss grows without them (section 3.2).
+
+  Args:
+    model: outputs by endpoint; each endpoint is the output of a module of its name.
+    variables: pretrained, with a head that was trained on the target's labels while
+      the backbone was frozen.
+    batches: `{'image', 'label'}`, over which the growth is averaged.
+    endpoints: which maps; by default all stages of the model.
+    temperature: of the softmax over the standardised growth; the default is the
+      published library's.
+
+  Returns:
+    By endpoint, (C,) float32 weights whose sum is 1.
+  """
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def growth(variables, batch, name):
+    def loss(mask):
+      with nn.intercept_methods(_mask(name, mask)):
+        outputs = model.apply(variables, batch['image'], train=False)
+      return losses.cross_entropy(outputs['logits'], batch['label'])
+
+    outputs = jax.eval_shape(lambda: model.apply(variables, batch['image']))
+    ones = jnp.ones(outputs[name].shape[-1])
+    return jax.lax.map(loss, 1 - jnp.diag(ones)) - loss(ones)
+
+  names = endpoints or model.spec.stages
+  batches = list(batches)
+  attention = {}
+  for name in names:
+    mean = jnp.mean(jnp.stack([growth(variables, b, name) for b in batches]), 0)
+    standard = (mean - jnp.mean(mean)) / jnp.maximum(jnp.std(mean), 1e-12)
+    attention[name] = jax.nn.softmax(standard / temperature)
+  return attention
+
+
+def _mask(name, mask):
+  """A linen interceptor that multiplies the channels of the module `name`."""
+
+  def intercept(next_call, args, kwargs, context):
+    outputs = next_call(*args, **kwargs)
+    if (context.module.path, context.method_name) == (('backbone', name), '__call__'):
+      outputs *= mask.reshape((1,) * (outputs.ndim - 1) + (-1,))
+    return outputs
+
+  return intercept
