@@ -66,3 +66,27 @@ def test_accuracy():
   logits = jnp.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
   accuracy = losses.accuracy(logits, jnp.array([1, 0, 0, 0]))
   assert accuracy.dtype == jnp.float32 and accuracy == 0.75
+
+
+def test_entropy_and_certainty_weights_against_loops(check_slow):
+  logits = RNG.normal(size=(4, 3)) * 2
+
+  def entropies(logits):
+    rows = [np.exp(row) / np.sum(np.exp(row)) for row in logits]
+    return np.array([-sum(p * np.log(p) for p in row) for row in rows])
+
+  slopes = np.arange(1.0, 5.0)  # so that each row's gradient shows
+  check_slow(
+    lambda z: losses.entropy(z) @ slopes, lambda z: entropies(z) @ slopes, logits
+  )
+  weights = 1 + np.exp(-entropies(logits))
+  got, grad = jax.value_and_grad(lambda z: losses.certainty_weights(z) @ slopes)(logits)
+  np.testing.assert_allclose(got, 4 * weights @ slopes / weights.sum(), rtol=1e-5)
+  np.testing.assert_array_equal(grad, np.zeros((4, 3)))
+
+
+def test_entropy_is_finite_where_a_prediction_is_certain():
+  logits = jnp.array([[0.0, 200.0], [0.0, 0.0]])
+  value, grad = jax.value_and_grad(lambda z: losses.entropy(z).sum())(logits)
+  np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+  np.testing.assert_allclose(grad, 0, atol=1e-7)

@@ -26,12 +26,19 @@ def probabilities(labels: jax.Array, num_classes: int) -> jax.Array:
   return labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
 
 
-def domain_cross_entropy(source: jax.Array, target: jax.Array) -> jax.Array:
+def domain_cross_entropy(
+  source: jax.Array,
+  target: jax.Array,
+  source_weights: jax.Array | float = 1.0,
+  target_weights: jax.Array | float = 1.0,
+) -> jax.Array:
   """Binary cross-entropy of a domain discriminator, in nats.
 
   Args:
     source: (N,) its logits for source examples, whose label is 1.
     target: (M,) its logits for target examples, whose label is 0.
+    source_weights: (N,) of the examples.
+    target_weights: (M,) of the examples.
 
   Returns:
     The mean over the source plus the mean over the target, halved, so that the
@@ -39,7 +46,22 @@ def domain_cross_entropy(source: jax.Array, target: jax.Array) -> jax.Array:
   """
   on_source = optax.sigmoid_binary_cross_entropy(source, jnp.ones_like(source))
   on_target = optax.sigmoid_binary_cross_entropy(target, jnp.zeros_like(target))
-  return (jnp.mean(on_source) + jnp.mean(on_target)) / 2
+  means = jnp.mean(source_weights * on_source), jnp.mean(target_weights * on_target)
+  return sum(means) / 2
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+  """Entropies, in nats, of softmax predictions: (N, K) logits to (N,)."""
+  return -jnp.sum(jax.nn.softmax(logits) * jax.nn.log_softmax(logits), -1)
+
+
+def certainty_weights(logits: jax.Array) -> jax.Array:
+  """Weights 1 + exp(-entropy) of examples, scaled to a mean of 1.
+
+  (Long et al., 2018, equation 9.) Shapes (N, K) to (N,); constants to the gradient.
+  """
+  weights = 1 + jnp.exp(-entropy(jax.lax.stop_gradient(logits)))
+  return weights / jnp.mean(weights)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

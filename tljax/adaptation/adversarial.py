@@ -48,3 +48,9 @@ class Discriminator(nn.Module):
     for _ in range(2):
       x = nn.relu(nn.Dense(self.width)(x))
     return nn.Dense(1)(x)[..., 0]
+
+
+def init_discriminator(discriminator, key: jax.Array, inputs) -> dict:
+  """Returns `{'discriminator': params}`; of `inputs` only shape and dtype matter."""
+  inputs = optax.tree.zeros_like(inputs)
+  return {'discriminator': discriminator.init(key, inputs)['params']}
