@@ -8,7 +8,7 @@ import pytest
 from tljax import method as method_lib
 from tljax.errors import InputError
 from tljax.finetuning import plain
-from tljax.method import complete_variables, gradient_step, new_state
+from tljax.method import complete_variables, gradient_step, group_step, new_state
 
 
 @pytest.fixture(scope='module')
@@ -131,6 +131,78 @@ def test_each_step_has_randomness_of_its_own():
     state, metrics = step(state, {})
     expected = jax.random.fold_in(jax.random.key(5), t)
     np.testing.assert_array_equal(metrics['key'], jax.random.key_data(expected))
+
+
+@pytest.fixture
+def two_parts():
+  """Returns `optimizer -> state` of two parts."""
+
+  def build(optimizer):
+    params = {'head': {'w': jnp.array([1.0, -2.0])}, 'other': {'w': jnp.ones(())}}
+    opt_state = optimizer.init(params)
+    return method_lib.TrainState(jnp.int32(0), jax.random.key(0), params, {}, opt_state)
+
+  return build
+
+
+def product(params, state, batch, rng):
+  """A loss to which every part matters."""
+  del batch, rng
+  head, other = params['head']['w'], params['other']['w']
+  return jnp.sum(head**2) * other, (state.model_state, {})
+
+
+def test_group_step_is_the_optimisers_own_step_of_the_parts(two_parts):
+  optimizer = optax.adamw(0.1, weight_decay=0.3)
+  step = group_step(product, optimizer, lambda part: part == 'head')
+  state = start = two_parts(optimizer)
+  mine = {'head': state.params['head']}
+  own, other = optimizer.init(mine), {'other': state.params['other']}
+  for _ in range(3):
+    grads = jax.grad(lambda head: product(head | other, start, {}, None)[0])(mine)
+    updates, own = optimizer.update(grads, own, mine)
+    mine = optax.apply_updates(mine, updates)
+    state, metrics = step(state, {})
+    chex.assert_trees_all_equal(state.params['head'], mine['head'])
+  chex.assert_trees_all_equal(state.opt_state[0].nu['head'], own[0].nu['head'])
+  assert float(state.params['other']['w']) == 1.0 and int(state.step) == 0
+  assert sorted(metrics) == ['loss']
+
+
+@pytest.mark.parametrize('labelled', [False, True])
+def test_group_step_leaves_the_momentum_of_other_parts(two_parts, labelled):
+  """Also where an optimiser's labels have the names of parts."""
+  optimizer = optax.sgd(0.1, momentum=0.9)
+  if labelled:
+    optimizer = optax.multi_transform(
+      {'head': optimizer, 'other': optax.adam(0.1)},
+      lambda params: {'head': 'other', 'other': 'head'},
+    )
+  state, _ = gradient_step(product, optimizer)(two_parts(optimizer), {})
+  step = group_step(product, optimizer, lambda part: part == 'head')
+  after, _ = step(state, {})
+
+  def of_part(state, part):
+    leaves = jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
+    name = f'{part}/w'
+    return [v for p, v in leaves if method_lib.path_name(p).endswith(name)]
+
+  assert len(of_part(state, 'other')) == 1 and np.any(of_part(state, 'other'))
+  chex.assert_trees_all_equal(of_part(after, 'other'), of_part(state, 'other'))
+  assert not np.array_equal(of_part(after, 'head')[0], of_part(state, 'head')[0])
+
+
+def test_group_step_reads_schedules_at_the_states_step(two_parts):
+  """A descent at rate 1, 1, then, once the method has counted, 0."""
+  optimizer = optax.sgd(lambda count: jnp.where(count < 1, 1.0, 0.0))
+  step = group_step(product, optimizer, lambda part: part == 'other')
+  state, others = two_parts(optimizer), []
+  for _ in range(2):
+    state, _ = step(state, {})
+    others.append(float(state.params['other']['w']))
+  state, _ = step(state.replace(step=state.step + 1), {})
+  others.append(float(state.params['other']['w']))
+  np.testing.assert_allclose(others, [1 - 5, 1 - 10, 1 - 10])
 
 
 def test_predict_is_in_evaluation_mode(model, images):
