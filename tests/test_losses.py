@@ -90,3 +90,19 @@ def test_entropy_is_finite_where_a_prediction_is_certain():
   value, grad = jax.value_and_grad(lambda z: losses.entropy(z).sum())(logits)
   np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
   np.testing.assert_allclose(grad, 0, atol=1e-7)
+
+
+def test_domain_cross_entropy_weighs_examples():
+  source, target = RNG.normal(size=3), RNG.normal(size=2)
+  weights = [2.0, 0.0, 0.5], [1.0, 3.0]
+  on_source = [
+    w * np.log(1 + np.exp(-z)) for w, z in zip(weights[0], source, strict=True)
+  ]
+  on_target = [
+    w * np.log(1 + np.exp(z)) for w, z in zip(weights[1], target, strict=True)
+  ]
+  loss = losses.domain_cross_entropy(
+    *map(jnp.float32, (source, target, weights[0], weights[1]))
+  )
+  expected = (np.mean(on_source) + np.mean(on_target)) / 2
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)

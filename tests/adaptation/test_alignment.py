@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +59,22 @@ def test_a_strong_term_closes_the_gap(model, family_batches):
     others = model.apply(state.variables, batch['target']['image'])
     distances[strength] = gap(None, outputs, others, 1.0)
   assert distances[10.0] < 0.5 * distances[0.0]
+
+
+def test_losses_see_float32_where_the_model_computes_in_less(points_batch):
+  seen = {}
+
+  class Half(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+      features = nn.Dense(6, dtype=jnp.bfloat16)(x)
+      return {'features': features, 'logits': jnp.float32(features[:, :3])}
+
+  def loss(params, source, target, strength):
+    del params, strength
+    seen.update(source=source['features'], target=target['features'])
+    return jnp.zeros(())
+
+  method = align(Half(), optax.sgd(0.1), loss)
+  method.step(method.init(jax.random.key(0), None, points_batch), points_batch)
+  assert [x.dtype for x in seen.values()] == [jnp.float32] * 2

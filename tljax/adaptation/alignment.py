@@ -1,13 +1,24 @@
 """What alignment methods share: source cross-entropy plus one term of both domains."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from tljax import losses
-from tljax.method import Method, apply_train, gradient_step, new_state, predict_with
+from tljax.method import (
+  Batch,
+  Method,
+  Outputs,
+  Params,
+  TrainState,
+  apply_train,
+  gradient_step,
+  new_state,
+  predict_with,
+)
 
 
 def align(
@@ -38,16 +49,31 @@ def align(
     return new_state(key, model, optimizer, images, variables, init_params=init_params)
 
   def loss_fn(params, state, batch, rng):
-    source, target = batch['source'], batch['target']
-    images = jnp.concatenate([source['image'], target['image']])
-    outputs, model_state = apply_train(model, params, state, images, rng)
-    split = len(source['image'])
-    on_source = jax.tree.map(lambda x: x[:split], outputs)
-    on_target = jax.tree.map(lambda x: x[split:], outputs)
-    task = losses.cross_entropy(on_source['logits'], source['label'])
+    source, target, model_state = both_domains(model, params, state, batch, rng)
+    task = losses.cross_entropy(source['logits'], batch['source']['label'])
     weight = jnp.asarray(schedule(state.step), jnp.float32)
-    alignment = alignment_loss(params, on_source, on_target, weight)
+    alignment = alignment_loss(params, source, target, weight)
     metrics = {'task_loss': task, 'alignment_loss': alignment, 'strength': weight}
     return task + alignment, (model_state, metrics)
 
   return Method(init, gradient_step(loss_fn, optimizer), predict_with(model))
+
+
+def both_domains(
+  model, params: Params, state: TrainState, batch: Batch, rng: jax.Array
+) -> tuple[Outputs, Outputs, Any]:
+  """Runs the model in training mode on both domains as one batch.
+
+  Returns:
+    The source's and the target's outputs by endpoint, float32 at least, as losses
+    want them, and the updated mutable collections.
+  """
+  images = jnp.concatenate([batch['source']['image'], batch['target']['image']])
+  outputs, model_state = apply_train(model, params, state, images, rng)
+  outputs = jax.tree.map(
+    lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), outputs
+  )
+  split = len(batch['source']['image'])
+  source = jax.tree.map(lambda x: x[:split], outputs)
+  target = jax.tree.map(lambda x: x[split:], outputs)
+  return source, target, model_state

@@ -3,7 +3,12 @@
 import optax
 
 from tljax import losses
-from tljax.adaptation.adversarial import Discriminator, ramp, reverse_gradient
+from tljax.adaptation.adversarial import (
+  Discriminator,
+  init_discriminator,
+  ramp,
+  reverse_gradient,
+)
 from tljax.adaptation.alignment import align
 from tljax.method import Method
 
@@ -30,9 +35,7 @@ def method(
   """
 
   def init_params(key, outputs):
-    # Shapes are all that `init` wants; the features are abstract here.
-    features = optax.tree.zeros_like(outputs['features'])
-    return {'discriminator': discriminator.init(key, features)['params']}
+    return init_discriminator(discriminator, key, outputs['features'])
 
   def loss(params, source, target, strength):
     def score(outputs):
