@@ -13,6 +13,9 @@ SPECS = {
     std=(0.5, 0.5, 0.5),
     stages=('stage1', 'stage2', 'stage3'),
     feature_dim=64,
+    classes=10,
+    parameters=24346,
+    multiply_adds=1,
   )
 }
 
