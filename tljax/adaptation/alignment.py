@@ -71,7 +71,7 @@ def both_domains(
   images = jnp.concatenate([batch['source']['image'], batch['target']['image']])
   outputs, model_state = apply_train(model, params, state, images, rng)
   outputs = jax.tree.map(
-    lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), outputs
+    lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, outputs
   )
   split = len(batch['source']['image'])
   source = jax.tree.map(lambda x: x[:split], outputs)
