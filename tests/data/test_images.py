@@ -111,6 +111,7 @@ def test_it_is_timms_pixel_by_pixel(resize, crop_pct):
   np.testing.assert_array_equal(ours, pixels)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize('interpolation', ['nearest', 'bilinear', 'bicubic'])
 def test_without_a_resize_it_is_keras_pixel_by_pixel(tmp_path, interpolation):
   utils = oracles.keras().utils

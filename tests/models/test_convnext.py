@@ -68,6 +68,7 @@ def keras_network(tmp_path):
     yield make
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
   'name',
   ['convnext_tiny']

@@ -66,6 +66,7 @@ def test_training_is_torchvisions():
   oracles.check_torch_training('densenet121', module, 'torchvision', 64)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
   'size', [121, *(pytest.param(n, marks=pytest.mark.slow) for n in (169, 201))]
 )

@@ -13,6 +13,7 @@ from tljax import models, weights
 from tljax.measures import scores
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
   'quarters', [1, *(pytest.param(q, marks=pytest.mark.slow) for q in (2, 3, 4))]
 )

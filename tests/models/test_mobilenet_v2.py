@@ -27,6 +27,7 @@ def test_training_is_torchvisions():
   oracles.check_torch_training('mobilenet_v2', module, 'torchvision', 48)
 
 
+@pytest.mark.keras
 def test_logits_are_keras():
   v2 = oracles.keras().applications.mobilenet_v2
   model = v2.MobileNetV2(

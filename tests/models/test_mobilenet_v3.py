@@ -61,6 +61,7 @@ def test_torchvisions_names_fit():
   oracles.assert_names_fit(name, 'torchvision', tensors)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize('size', ['small', LARGE])
 def test_logits_are_keras(size):
   v3 = oracles.keras().applications
@@ -82,6 +83,7 @@ RENAMED = (
 )
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize('size', ['small', LARGE])
 def test_tensorflow_2s_names_fit(size):
   build = getattr(oracles.keras().applications, f'MobileNetV3{size.capitalize()}')

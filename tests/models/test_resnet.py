@@ -36,6 +36,7 @@ def test_training_is_torchvisions():
   oracles.check_torch_training('resnet18', module, 'torchvision', 96)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
   'depth',
   ['50', *(pytest.param(d, marks=pytest.mark.slow) for d in ('101', '152'))],

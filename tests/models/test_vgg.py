@@ -52,6 +52,7 @@ def test_training_is_torchvisions():
   oracles.check_torch_training('vgg11_bn', module, 'torchvision', 64)
 
 
+@pytest.mark.keras
 @pytest.mark.slow
 @pytest.mark.parametrize('size', [16, 19])
 def test_logits_are_keras(size):
@@ -106,6 +107,7 @@ def test_the_founding_example_is_torchs():
   oracles.assert_same_logits(logits, wanted)
 
 
+@pytest.mark.keras
 def test_the_founding_example_is_keras():
   keras = oracles.keras()
   layers, vgg16 = keras.layers, keras.applications.vgg16

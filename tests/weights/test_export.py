@@ -164,6 +164,7 @@ def test_input_channels_adapt_as_timm_does(channels):
   )
 
 
+@pytest.mark.keras
 def test_keras_takes_it_back(tmp_path):
   applications = oracles.keras().applications
   model = applications.ResNet50(

@@ -94,6 +94,7 @@ def tensors_of(layer):
         yield f'{part.name}/{variable.name}', np.asarray(variable.value)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize('kind', ['.weights.h5', '.keras', '.h5'])
 @pytest.mark.filterwarnings('ignore:You are saving:UserWarning')
 def test_reads_what_keras_saves(keras, tmp_path, kind):
@@ -105,6 +106,7 @@ def test_reads_what_keras_saves(keras, tmp_path, kind):
   assert_equal(readers.read(path), theirs)
 
 
+@pytest.mark.keras
 def test_reads_half_precision(keras, tmp_path):
   path = tmp_path / 'model.weights.h5'
   for dtype in ('float16', 'bfloat16'):
@@ -114,6 +116,7 @@ def test_reads_half_precision(keras, tmp_path):
     assert_equal(readers.read(path), dict(tensors_of(model)))
 
 
+@pytest.mark.keras
 def test_layers_of_a_layer_go_by_both_names(keras, tmp_path):
   images = keras.Input((4, 6))
   attention = keras.layers.MultiHeadAttention(2, 3, name='attention')
@@ -130,6 +133,7 @@ def test_layers_of_a_layer_go_by_both_names(keras, tmp_path):
     assert shapes == sorted(tuple(v.shape) for v in part.weights)
 
 
+@pytest.mark.keras
 def test_an_archive_may_be_compressed(keras, tmp_path):
   model = network(keras)
   model.save(tmp_path / 'model.keras')
