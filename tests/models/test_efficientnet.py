@@ -57,6 +57,7 @@ def test_names_fit(hub, size):
   oracles.assert_names_fit(name, hub, module.state_dict())
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize('size', ['b0', *LARGE])
 def test_logits_are_keras(size):
   build = getattr(oracles.keras().applications, f'EfficientNet{size.upper()}')
