@@ -1,0 +1,90 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax import losses
+from tljax.adaptation import mcd
+from tljax.models.base import Linear
+
+
+def test_discrepancy(check_slow):
+  def slow(*heads):
+    first, second = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in heads)
+    return sum(abs(p - q) for p, q in zip(first.flat, second.flat, strict=True)) / 15
+
+  rng = np.random.default_rng(0)
+  check_slow(mcd.discrepancy, slow, rng.normal(size=(5, 3)), rng.normal(size=(5, 3)))
+
+
+def test_the_published_discrepancy(check_reference):
+  check_reference('mcd_discrepancy', mcd.discrepancy, ['logits_t', 'logits_t2'])
+
+
+@pytest.mark.parametrize('generator_steps', [1, 3])
+def test_one_step_is_three_descents_in_turn(points, points_batch, generator_steps):
+  """With separate optimisers for the heads and the rest, as the authors have them."""
+  rate, strength, head = 0.1, 0.5, Linear(3)
+  optimizer = optax.sgd(rate, momentum=0.9)
+  method = mcd.method(
+    points,
+    optimizer,
+    strength=strength,
+    generator_steps=generator_steps,
+    second_head=head,
+  )
+  state = method.init(jax.random.key(0), None, points_batch)
+  source, target = points_batch['source'], points_batch['target']
+
+  def both(params, images):
+    mine = {k: v for k, v in params.items() if k != 'second_head'}
+    outputs = points.apply({'params': mine}, images)
+    return outputs['logits'], head.apply({'params': params['second_head']}, outputs)
+
+  def task(params):
+    logits = both(params, source['image'])
+    return sum(losses.cross_entropy(z, source['label']) for z in logits)
+
+  def gap(params):
+    p, q = (jnp.exp(z) for z in both(params, target['image']))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    return strength * jnp.mean(jnp.abs(p - q))
+
+  params = state.params
+  names = {'heads': ('head', 'second_head'), 'rest': ('hidden',)}
+  own = {k: optimizer.init({n: params[n] for n in v}) for k, v in names.items()}
+
+  def descend(params, own, loss, groups):
+    grads = jax.grad(loss)(params)
+    for group in groups:
+      mine = {n: grads[n] for n in names[group]}
+      updates, new = optimizer.update(mine, own[group])
+      own = own | {group: new}
+      params = params | optax.apply_updates({n: params[n] for n in mine}, updates)
+    return params, own
+
+  params, own = descend(params, own, task, ['heads', 'rest'])
+  params, own = descend(params, own, lambda p: task(p) - gap(p), ['heads'])
+  for _ in range(generator_steps):
+    params, own = descend(params, own, gap, ['rest'])
+  after, metrics = method.step(state, points_batch)
+  chex.assert_trees_all_close(after.params, params, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(metrics['loss'], task(state.params), rtol=1e-5)
+  np.testing.assert_allclose(metrics['alignment_loss'], gap(state.params), rtol=1e-5)
+  assert int(after.step) == 1
+
+
+def test_the_second_head_is_drawn_like_the_models_and_not_deployed(
+  model, family_batches
+):
+  batch = family_batches['adaptation'](0)
+  method = mcd.method(model, optax.sgd(0.1))
+  state = method.init(jax.random.key(0), None, batch)
+  first, second = (state.params[name] for name in mcd.HEADS)
+  chex.assert_trees_all_equal_shapes(first, second)
+  kernels = [tree['classifier']['kernel'] for tree in (first, second)]
+  assert not np.array_equal(*kernels)
+  del state.params['second_head']
+  assert method.predict(state, batch['target']['image']).shape == (16, 10)

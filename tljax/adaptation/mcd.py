@@ -1,0 +1,94 @@
+"""Maximum classifier discrepancy (Saito et al., 2018)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax import losses
+from tljax.adaptation.alignment import both_domains
+from tljax.method import Method, group_step, new_state, predict_with
+
+HEADS = ('head', 'second_head')
+
+
+def method(
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  strength: float | optax.Schedule = 1.0,
+  generator_steps: int = 4,
+  second_head=None,
+) -> Method:
+  """Two heads seek target images on which they differ; the features undo it.
+
+  A step has the paper's three parts, on one batch: all descend the source's
+  cross-entropy of both heads (equation 2); the heads descend it - strength x their
+  `discrepancy` on the target (equation 3); the rest of the model descends that
+  discrepancy `generator_steps` times (equation 5). Prediction is by the first head.
+
+  Args:
+    model: outputs by endpoint, among them 'logits', those of its part 'head'.
+    optimizer: moves all parts; see `group_step`.
+    strength: a number or a schedule of the step.
+    generator_steps: n; the paper tries 2 to 4.
+    second_head: `(outputs, train) -> logits` (N, K); by default one like the model's
+      head, with parameters of its own.
+  """
+  second_head = second_head or model.head
+  schedule = strength if callable(strength) else optax.constant_schedule(strength)
+
+  def init_params(key, outputs):
+    outputs = optax.tree.zeros_like(outputs)
+    return {'second_head': second_head.init(key, outputs)['params']}
+
+  def init(key, variables, batch):
+    images = batch['source']['image']
+    return new_state(key, model, optimizer, images, variables, init_params=init_params)
+
+  def terms(params, state, batch, rng):
+    model_key, head_key = jax.random.split(rng)
+    source, target, model_state = both_domains(model, params, state, batch, model_key)
+
+    def both(outputs):
+      variables, rngs = {'params': params['second_head']}, {'dropout': head_key}
+      second = second_head.apply(variables, outputs, train=True, rngs=rngs)
+      return outputs['logits'], second
+
+    labels = batch['source']['label']
+    task = sum(losses.cross_entropy(logits, labels) for logits in both(source))
+    weight = jnp.asarray(schedule(state.step), jnp.float32)
+    return task, weight * discrepancy(*both(target)), model_state
+
+  def learn(*args):
+    task, gap, model_state = terms(*args)
+    return task, (model_state, {'alignment_loss': gap})
+
+  def widen(params, state, batch, rng):
+    task, gap, _ = terms(params, state, batch, rng)
+    return task - gap, (state.model_state, {})
+
+  def narrow(*args):
+    _, gap, model_state = terms(*args)
+    return gap, (model_state, {})
+
+  move_all = group_step(learn, optimizer, lambda part: True)
+  move_heads = group_step(widen, optimizer, lambda part: part in HEADS)
+  move_rest = group_step(narrow, optimizer, lambda part: part not in HEADS)
+
+  def step(state, batch):
+    strength = jnp.asarray(schedule(state.step), jnp.float32)
+    state, metrics = move_all(state, batch)
+    state, _ = move_heads(state, batch)
+    for _ in range(generator_steps):
+      state, _ = move_rest(state, batch)
+    return state.replace(step=state.step + 1), {**metrics, 'strength': strength}
+
+  return Method(init, step, predict_with(model))
+
+
+def discrepancy(first: jax.Array, second: jax.Array) -> jax.Array:
+  """Mean absolute difference of two heads' softmax predictions (equation 1).
+
+  Logits are (N, K); the mean is over examples and classes.
+  """
+  return jnp.mean(jnp.abs(jax.nn.softmax(first) - jax.nn.softmax(second)))
