@@ -1,0 +1,96 @@
+"""Adversarial discriminative domain adaptation (Tzeng et al., 2017)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax import losses
+from tljax.adaptation.adversarial import Discriminator, init_discriminator
+from tljax.method import Method, apply_train, group_step, new_state, predict_with
+
+
+def method(
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  strength: float | optax.Schedule = 1.0,
+  pretraining: int = 1000,
+  discriminator=Discriminator(),
+) -> Method:
+  """Trains on the source, then moves the target's features to where the source's lie.
+
+  First all but the discriminator descend the source's cross-entropy (equation 9's
+  first line). Then the network so trained is kept as the source's, and in each step
+  the discriminator learns to tell its source features from the target's (second line),
+  and all but the head learns to have the target's taken for source's (third line).
+  The head stays, and serves the target.
+
+  Args:
+    model: outputs by endpoint, among them 'features' and 'logits', those of its part
+      'head'.
+    optimizer: moves all parts; see `group_step`.
+    strength: of the target's loss, a number or a schedule of the step.
+    pretraining: steps of the first phase; 0 where the variables are trained already.
+    discriminator: (N, D) features to (N,) logits.
+  """
+  schedule = strength if callable(strength) else optax.constant_schedule(strength)
+
+  def init_params(key, outputs):
+    return init_discriminator(discriminator, key, outputs['features'])
+
+  def init(key, variables, batch):
+    images = batch['source']['image']
+    return _keep_source(
+      new_state(key, model, optimizer, images, variables, init_params=init_params)
+    )
+
+  def score(params, outputs):
+    return discriminator.apply({'params': params['discriminator']}, outputs['features'])
+
+  def learn(params, state, batch, rng):
+    source = batch['source']
+    outputs, model_state = apply_train(model, params, state, source['image'], rng)
+    return losses.cross_entropy(outputs['logits'], source['label']), (model_state, {})
+
+  def separate(params, state, batch, rng):
+    source = model.apply(state.memory, batch['source']['image'], train=False)
+    target, _ = apply_train(model, params, state, batch['target']['image'], rng)
+    loss = losses.domain_cross_entropy(score(params, source), score(params, target))
+    return loss, (state.model_state, {})
+
+  def confuse(params, state, batch, rng):
+    images = batch['target']['image']
+    target, model_state = apply_train(model, params, state, images, rng)
+    scores = score(params, target)
+    loss = optax.sigmoid_binary_cross_entropy(scores, jnp.ones_like(scores))
+    return schedule(state.step) * jnp.mean(loss), (model_state, {})
+
+  move_model = group_step(learn, optimizer, lambda part: part != 'discriminator')
+  move_critic = group_step(separate, optimizer, lambda part: part == 'discriminator')
+  move_features = group_step(
+    confuse, optimizer, lambda part: part not in ('discriminator', 'head')
+  )
+
+  def pretrain(state, batch):
+    state, metrics = move_model(state, batch)
+    nothing = jnp.zeros_like(metrics['loss'])
+    return _keep_source(state), {**metrics, 'alignment_loss': nothing}
+
+  def adapt(state, batch):
+    state, metrics = move_critic(state, batch)
+    state, moved = move_features(state, batch)
+    return state, {**metrics, 'alignment_loss': moved['loss']}
+
+  def step(state, batch):
+    first = state.step < pretraining
+    state, metrics = jax.lax.cond(first, pretrain, adapt, state, batch)
+    return state.replace(step=state.step + 1), metrics
+
+  return Method(init, step, predict_with(model))
+
+
+def _keep_source(state):
+  """Remembers the model as the source's; copies, as the state is donated."""
+  params = {k: v for k, v in state.params.items() if k != 'discriminator'}
+  source = {**state.variables, 'params': params}
+  return state.replace(memory=jax.tree.map(lambda x: jnp.array(x, copy=True), source))
