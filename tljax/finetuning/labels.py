@@ -25,6 +25,12 @@ FROZEN = 'frozen'
 TRAINED = 'trained'
 Rules = Sequence[tuple[str, str]]
 
+# Patterns for `freeze`, which leave to train, beside the head:
+# the backbone's biases, those of norms too: BitFit (Ben Zaken et al., 2022);
+ALL_BUT_BIASES = r'backbone/(?!.*/bias$).*'
+# scale and bias of its norms, which all models call so (Frankle et al., 2021).
+ALL_BUT_NORMS = r'backbone/(?!.*norm\d*/\w+$).*'
+
 
 def label_params(params: Params, rules: Rules) -> Any:
   """Returns the tree of labels of `params`.

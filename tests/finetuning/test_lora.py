@@ -1,0 +1,173 @@
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax import models
+from tljax.errors import InputError
+from tljax.finetuning import labels, lora, plain
+
+
+def perturbed(variables, seed=0):
+  """Variables whose B are not zero."""
+  adapters = jax.tree.map(
+    lambda leaf: leaf + 0.5 * jax.random.normal(jax.random.key(seed), leaf.shape),
+    variables['params']['lora'],
+  )
+  return {**variables, 'params': {**variables['params'], 'lora': adapters}}
+
+
+class Layers(nn.Module):
+  """Layers of all sorts: strides, dilation, padding, groups, bias, tokens."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    del train
+    x = nn.Conv(6, (3, 2), strides=(2, 1), padding='VALID', name='strided')(x)
+    x = nn.Conv(6, (3, 3), kernel_dilation=2, use_bias=False, name='dilated')(
+      nn.relu(x)
+    )
+    x = nn.Conv(6, (3, 3), padding=((2, 1), (0, 1)), name='padded')(nn.relu(x))
+    x = nn.Conv(6, (3, 3), feature_group_count=6, name='grouped')(x)
+    x = nn.Dense(5, name='tokens')(x.reshape(x.shape[0], -1, 6))
+    features = jnp.mean(nn.Dense(4, use_bias=False, name='out')(nn.relu(x)), 1)
+    return {'features': features}
+
+
+@pytest.fixture(scope='module')
+def layers():
+  spec = models.Spec(8, 8, (0.5,) * 3, (0.5,) * 3, ('all',), feature_dim=4)
+  return models.Classifier(Layers(), models.Linear(3), spec)
+
+
+@pytest.fixture(scope='module')
+def images():
+  return jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+
+
+def test_it_starts_as_the_model_to_the_last_bit(layers, images, raw):
+  adapted = lora.AdaptedModel(layers, 2, 'backbone/.*kernel')
+  variables = adapted.init(jax.random.key(1), images)
+  names = {name.split('|')[1] for name in variables['params']['lora']}
+  assert names == {'strided', 'dilated', 'padded', 'tokens', 'out'}
+  base = {'params': {k: variables['params'][k] for k in ('backbone', 'head')}}
+  assert raw(base) == raw(layers.init(jax.random.key(1), images))
+  assert raw(adapted.apply(variables, images)) == raw(layers.apply(base, images))
+  assert raw(lora.merge(variables)) == raw(base)
+
+
+def test_merged_it_is_the_same_network(layers, images):
+  adapted = lora.AdaptedModel(layers, 2, 'backbone/.*kernel')
+  variables = perturbed(adapted.init(jax.random.key(1), images))
+  base = layers.apply(
+    {'params': {k: variables['params'][k] for k in ('backbone', 'head')}}, images
+  )
+  got = adapted.apply(variables, images)
+  merged = layers.apply(lora.merge(variables), images)
+  chex.assert_trees_all_close(got, merged, rtol=1e-5, atol=1e-5)
+  assert np.max(np.abs(got['logits'] - base['logits'])) > 0.1
+
+
+def test_merging_adds_the_product_written_out(layers, images):
+  adapted = lora.AdaptedModel(layers, 2, '.*(padded|tokens)/kernel')
+  variables = perturbed(adapted.init(jax.random.key(1), images))
+  merged = lora.merge(variables)['params']['backbone']
+  before = variables['params']['backbone']
+  adapters = variables['params']['lora']
+  assert list(adapters) == ['backbone|padded|kernel', 'backbone|tokens|kernel']
+  for name in ('padded', 'tokens'):
+    a, b = adapters[f'backbone|{name}|kernel'].values()
+    wanted = np.float64(before[name]['kernel'])
+    for i in np.ndindex(wanted.shape):
+      wanted[i] += sum(a[(*i[:-1], r)] * b[r, i[-1]] for r in range(2))
+    np.testing.assert_allclose(merged[name]['kernel'], wanted, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(merged['out']['kernel'], before['out']['kernel'])
+
+
+def test_training_moves_the_branches_and_the_head_alone(model, family_batches, raw):
+  stream = family_batches['finetuning']
+  method = lora.method(model, optax.adamw(1e-2), rank=2)
+  state = method.init(jax.random.key(0), None, stream(0))
+  before = raw((state.params['backbone'], state.model_state))
+  trained = raw({k: state.params[k] for k in ('head', 'lora')})
+  step = jax.jit(method.step)
+  for t in range(3):
+    state, _ = step(state, stream(t))
+  assert raw((state.params['backbone'], state.model_state)) == before
+  after = raw({k: state.params[k] for k in ('head', 'lora')})
+  assert all(after[name] != trained[name] for name in trained)
+  assert not any('backbone/' in name for name in raw(state.opt_state))
+  images = stream(0)['image']
+  merged = model.apply(lora.merge(state.variables), images)['logits']
+  np.testing.assert_allclose(
+    method.predict(state, images), merged, rtol=1e-5, atol=1e-5
+  )
+
+
+def test_it_starts_from_pretrained_variables(model, family_batches, raw):
+  batch = family_batches['finetuning'](0)
+  pretrained = model.init(jax.random.key(7), batch['image'])
+  state = lora.method(model, optax.sgd(0.1)).init(jax.random.key(0), pretrained, batch)
+  assert raw(lora.merge(state.variables)) == raw(pretrained)
+
+
+@jax.numpy_dtype_promotion('standard')  # flax's norms mix the two
+def test_a_vision_transformer_in_bfloat16_with_remat():
+  options = {'image_size': 32, 'dtype': jnp.bfloat16, 'remat': True}
+  model = models.create('vit_tiny_patch16_224', 10, **options)
+  batch = {'image': jnp.ones((2, 32, 32, 3)), 'label': jnp.arange(2)}
+  method = lora.method(model, optax.sgd(0.1), rank=2, pattern='.*/block12/qkv/kernel')
+  state = method.init(jax.random.key(0), None, batch)
+  state, _ = method.step(state, batch)
+  assert list(state.params['lora']) == ['backbone|block12|qkv|kernel']
+  adapter = state.params['lora']['backbone|block12|qkv|kernel']
+  assert adapter['a'].shape == (192, 2) and adapter['b'].shape == (2, 576)
+  assert np.any(adapter['b'] != 0)
+
+
+def test_a_pattern_of_nothing_is_refused(layers, images):
+  for pattern in ('backbone/nothing', 'backbone/grouped/kernel'):
+    with pytest.raises(InputError, match=f"'{pattern}' matches no kernel"):
+      lora.AdaptedModel(layers, 2, pattern).init(jax.random.key(0), images)
+
+
+def flops(function, *args):
+  return jax.jit(function).lower(*args).compile().cost_analysis()['flops']
+
+
+def test_no_gradient_of_a_frozen_kernel_is_computed():
+  """Against the analytic count: forward, input gradients, and the thin branches."""
+  width, count = 256, 64
+
+  class Dense(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+      del train
+      for i in range(3):
+        x = jnp.sin(nn.Dense(width, use_bias=False, name=f'fc{i}')(x))
+      return {'features': x}
+
+  spec = models.Spec(1, 1, (0.5,) * width, (0.5,) * width, ('all',), width)
+  model = models.Classifier(Dense(), models.Linear(2), spec)
+  batch = {'image': jnp.zeros((count, width)), 'label': jnp.zeros(count, jnp.int32)}
+
+  def step_flops(method):
+    return flops(method.step, method.init(jax.random.key(0), None, batch), batch)
+
+  layer = 2 * count * width * width
+  branch = 2 * count * width * 4 * 2
+  # A step is a forward pass, input gradients of all but the first layer, and three
+  # times the branches.
+  wanted = 3 * layer + 2 * layer + 3 * 3 * branch
+  got = step_flops(lora.method(model, optax.sgd(0.1), rank=4))
+  np.testing.assert_allclose(got, wanted, rtol=0.1)
+  full = step_flops(plain.method(model, optax.sgd(0.1)))
+  np.testing.assert_allclose(full, 8 * layer, rtol=0.1)
+
+
+def test_a_frozen_adapted_model_passes_its_spec_on(layers):
+  adapted = lora.AdaptedModel(layers, 2, '.*kernel')
+  assert labels.FrozenModel(adapted, ('backbone/.*',)).spec == layers.spec
