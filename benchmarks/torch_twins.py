@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 
 @functools.cache
-def _operators():
-  """Declares the operators that a torchvision built for another torch lacks."""
+def declare_operators():
+  """Lets a torchvision that was built for another torch be imported."""
   library = torch.library.Library('torchvision', 'FRAGMENT')
   for operator in ('nms', 'qnms'):
     try:
@@ -23,7 +23,7 @@ def _operators():
 
 def torchvision():
   """Returns the module."""
-  _operators()
+  declare_operators()
   import torchvision
 
   return torchvision

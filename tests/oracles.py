@@ -25,23 +25,10 @@ def torch():
 
 
 @functools.cache
-def _operators():
-  """Declares the operators that a torchvision built for another torch lacks."""
-  library = torch().library.Library('torchvision', 'FRAGMENT')
-  for operator in ('nms', 'qnms'):
-    try:
-      library.define(
-        f'{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
-      )
-    except RuntimeError:  # a torchvision with its operators has them already
-      pass
-  return library  # the cache keeps it; it unregisters when it is collected
-
-
-@functools.cache
 def torch_hub(name):
   """Returns torchvision or timm; skips the test where they are absent."""
-  _operators()
+  torch()
+  importlib.import_module('benchmarks.torch_twins').declare_operators()
   return pytest.importorskip(name)
 
 
