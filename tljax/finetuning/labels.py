@@ -40,15 +40,19 @@ def label_params(params: Params, rules: Rules) -> Any:
   """
   used = set()
 
-  def label(path, _):
+  def label(path, leaf):
     name = path_name(path)
     for pattern, label in rules:
       if re.fullmatch(pattern, name):
         used.add(pattern)
-        return label
+        # Where one freeze is within another, what the outer one holds is not there.
+        return leaf if is_masked(leaf) else label
     raise InputError(f'no label rule matches the parameter {name!r}; add one')
 
-  labels = jax.tree_util.tree_map_with_path(label, params)
+  def is_masked(leaf):
+    return isinstance(leaf, optax.MaskedNode)
+
+  labels = jax.tree_util.tree_map_with_path(label, params, is_leaf=is_masked)
   for pattern, _ in rules:
     if pattern not in used and pattern != '.*':
       raise InputError(
