@@ -22,7 +22,7 @@ class Flags(cli.TrainingFlags):
   """Adapts a network from a labelled source to an unlabelled target."""
 
   source: str
-  """Labelled domain: digits, digits-m, or folder:PATH."""
+  """Labelled domain: digits, folder:PATH, ...; a wrong name lists all kinds."""
   target: str
   """Unlabelled domain, of the same classes. Its labels only judge the result."""
   method: str = 'dann'

@@ -19,7 +19,7 @@ class Flags(cli.ModelFlags):
   """Trains a linear head on the features of a frozen network."""
 
   data: str
-  """digits, digits-m, or folder:PATH with a folder of images per class."""
+  """digits, folder:PATH, csv:PATH, ...; a wrong name lists all kinds."""
   weights: str
   """Pretrained weights: a file in a published layout, or a tag of the zoo."""
   epochs: int = 50

@@ -28,7 +28,7 @@ class Flags(cli.TrainingFlags):
   """Fine-tunes a network on labelled images."""
 
   data: str
-  """digits, digits-m, or folder:PATH with a folder of images per class."""
+  """digits, folder:PATH, csv:PATH, ...; a wrong name lists all kinds."""
   freeze: tuple[str, ...] = ()
   """Regular expressions of parameter paths to hold fixed: 'backbone/stage[12]/.*'."""
   learning_rate: float = 1e-4
