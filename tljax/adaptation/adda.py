@@ -30,7 +30,8 @@ def method(
       'head'.
     optimizer: moves all parts; see `group_step`.
     strength: of the target's loss, a number or a schedule of the step.
-    pretraining: steps of the first phase; 0 where the variables are trained already.
+    pretraining: steps of the first phase; 0 where the variables are trained already,
+      which a CPU, slow at convolutions under a condition, is better given.
     discriminator: (N, D) features to (N,) logits.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
@@ -82,8 +83,11 @@ def method(
     return state, {**metrics, 'alignment_loss': moved['loss']}
 
   def step(state, batch):
-    first = state.step < pretraining
-    state, metrics = jax.lax.cond(first, pretrain, adapt, state, batch)
+    if pretraining == 0:
+      state, metrics = adapt(state, batch)
+    else:
+      first = state.step < pretraining
+      state, metrics = jax.lax.cond(first, pretrain, adapt, state, batch)
     return state.replace(step=state.step + 1), metrics
 
   return Method(init, step, predict_with(model))
