@@ -27,8 +27,9 @@ class Flags(cli.TrainingFlags):
   """Unlabelled domain, of the same classes. Its labels only judge the result."""
   method: str = 'dann'
   """Adaptation method; a wrong name lists them all."""
-  strength: float = 1.0
-  """Peak of the method's strength; it ramps up over the run."""
+  strength: float | None = None
+  """Peak of the method's strength, to which it ramps up over the run; by default the
+  method's own strength, and a ramp to 1 where that is a schedule."""
   augment: cli.Augment = 'none'
   balanced: bool = False
   """Source batches hold every class alike."""
@@ -40,7 +41,10 @@ def adapt(flags: Flags) -> None:
   steps = batches.steps_for(source['train'], flags.epochs, flags.batch_size)
   model, variables = flags.load_model(len(source['train'].classes))
   optimizer = flags.load_optimizer(steps)
-  strength = adversarial.ramp(steps, peak=flags.strength)
+  strength = adaptation.defaults(flags.method)['strength']
+  if flags.strength is not None or callable(strength):
+    peak = 1.0 if flags.strength is None else flags.strength
+    strength = adversarial.ramp(steps, peak=peak)
   source_only = plain.method(model, optimizer)
   adapted = adaptation.create(flags.method, model, optimizer, strength=strength)
   plans = {}

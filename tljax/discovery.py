@@ -1,6 +1,7 @@
 """Methods by name: a file's name is the method's, its signature the options."""
 
 import importlib
+import inspect
 import pkgutil
 
 from tljax.errors import InputError
@@ -18,11 +19,25 @@ def create_method(package, name: str, model, optimizer, **options):
   Raises:
     InputError: there is no such method.
   """
+  return _constructor(package, name)(model, optimizer, **options)
+
+
+def method_defaults(package, name: str) -> dict:
+  """Returns the default of every option of the method `name`.
+
+  Raises:
+    InputError: there is no such method.
+  """
+  parameters = inspect.signature(_constructor(package, name)).parameters
+  return {k: p.default for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
+
+
+def _constructor(package, name):
   if name not in method_names(package):
     raise InputError(
       f'method {name!r} is unknown; choose one of {", ".join(method_names(package))}'
     )
-  return _module(package, name).method(model, optimizer, **options)
+  return _module(package, name).method
 
 
 def _module(package, name):
