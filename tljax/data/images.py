@@ -34,9 +34,10 @@ _FILTERS = {name.lower(): value for name, value in Image.Resampling.__members__.
 class Transform:
   """How an image becomes the input of a network, the same each time.
 
-  With `resize` it is torchvision's Resize and CenterCrop of a Pillow image, which are
-  timm's too; without it, Keras' `load_img(target_size=...)`. Both pixel by pixel, but
-  for JPEGs so large that they are decoded at a reduced scale.
+  With a larger `resize` it is torchvision's Resize and CenterCrop of a Pillow image,
+  which are timm's too; without it, Keras' `load_img(target_size=...)`. Both pixel by
+  pixel, but for JPEGs so large that they are decoded at a reduced scale. With a
+  `resize` of `size` it is the central square.
 
   Attributes:
     size: height and width of the result, pixels.
@@ -72,6 +73,11 @@ class Transform:
     if self.resize is None:
       return np.asarray(image.resize((size, size), filter_))
     width, height = image.size
+    if size == self.resize:  # nothing of the rest is wanted: it is not resized
+      side = min(width, height)
+      left, top = (width - side) / 2, (height - side) / 2
+      box = (left, top, left + side, top + side)
+      return np.asarray(image.resize((size, size), filter_, box))
     other = int(self.resize * max(width, height) / min(width, height))
     shape = (self.resize, other) if width <= height else (other, self.resize)
     image = image.resize(shape, filter_)
