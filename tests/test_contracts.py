@@ -16,6 +16,14 @@ pytestmark = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True, scope='module')
+def compile_fast():
+  """These networks are tiny and compile for far longer than they compute."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture
 def stream(family_batches, family):
   return family_batches[family]
