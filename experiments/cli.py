@@ -92,6 +92,7 @@ class ModelFlags(Flags):
     return data.load(
       spec,
       self.transform(),
+      train_transform=self.train_transform(),
       classes=self.classes,
       validation=self.val_fraction,
       skip_corrupt=self.skip_corrupt,
@@ -104,6 +105,10 @@ class ModelFlags(Flags):
     size = self.image_size or published.input_size
     resize = round(published.resize * size / published.input_size)
     return data.Transform(size, resize, published.interpolation)
+
+  def train_transform(self) -> data.Transform:
+    """Of training images."""
+    return self.transform()
 
   def load_model(self, num_classes: int) -> tuple[models.Classifier, Variables | None]:
     """Returns the model with a new linear head, and its pretrained backbone."""
@@ -142,18 +147,10 @@ class TrainingFlags(ModelFlags):
   workers: int = 0
   """Processes that decode the images of a set too large for memory; 0: threads do."""
 
-  def load_data(self, spec: str) -> dict[str, Dataset]:
-    """As ModelFlags'; of training images what an augmentation crops out of."""
-    transform = self.transform()
+  def train_transform(self) -> data.Transform:
+    """Of training images: what an augmentation crops out of."""
     crops = self.augment in ('crop', 'randaugment')
-    return data.load(
-      spec,
-      transform,
-      train_transform=transform.uncropped if crops else transform,
-      classes=self.classes,
-      validation=self.val_fraction,
-      skip_corrupt=self.skip_corrupt,
-    )
+    return self.transform().uncropped if crops else self.transform()
 
   def stream(self, dataset: Dataset, seed: int, **options) -> batches.Stream:
     """Batches of training images, augmented; see `batches.stream`."""
