@@ -48,39 +48,29 @@ class Flags:
   """Processes of PyTorch's DataLoader; tljax has as many threads as cores."""
 
 
-def normalise(images: jax.Array) -> jax.Array:
+def normalise(key: jax.Array, images: jax.Array) -> jax.Array:
   """What a model does with its input; PyTorch's pipelines do it beforehand."""
+  del key
   mean, std = (jnp.array([[[values]]]) for values in (IMAGENET_MEAN, IMAGENET_STD))
   return (images - mean) / std
 
 
-def evaluation(key: jax.Array, images: jax.Array) -> jax.Array:
-  """The centre of each image as it is."""
-  del key
-  return normalise(images)
-
-
-def training(key: jax.Array, images: jax.Array) -> jax.Array:
-  """A random resized crop and a flip."""
-  crop = augment.random_resized_crop(TRANSFORM.size)
-  return normalise(augment.compose(crop, augment.flip)(key, images))
-
-
-# By case: the images' transform, what the device does, whether they stay in memory.
+CROP = augment.RandomResizedCrop(TRANSFORM.size, flip=0.5)
+# By case: the images' transform, the random crop, whether they stay in memory.
 CASES = {
-  'evaluation, decoded as used': (TRANSFORM, evaluation, False),
-  'training, decoded as used': (TRANSFORM.uncropped, training, False),
-  'training, in memory': (TRANSFORM.uncropped, training, True),
+  'evaluation, decoded as used': (TRANSFORM, None, False),
+  'training, decoded as used': (TRANSFORM.uncropped, CROP, False),
+  'training, in memory': (TRANSFORM.uncropped, CROP, True),
 }
 
 
 def tljax_turn(case: str, flags: Flags, count: int):
   """Returns a function that reads a turn's batches onto the device."""
-  transform, change, in_memory = CASES[case]
+  transform, crop, in_memory = CASES[case]
   memory = 1 << 40 if in_memory else 0
   source = data.folder.read(str(flags.data))['all']
   dataset, _ = data.loading.decode(source, transform, False, bool(memory))
-  stream = batches.stream(dataset, flags.batch_size, 0, change)
+  stream = batches.stream(dataset, flags.batch_size, 0, normalise, crop=crop)
   turns = itertools.count()
 
   def turn():

@@ -149,25 +149,24 @@ class TrainingFlags(ModelFlags):
 
   def train_transform(self) -> data.Transform:
     """Of training images: what an augmentation crops out of."""
-    crops = self.augment in ('crop', 'randaugment')
-    return self.transform().uncropped if crops else self.transform()
+    return self.transform().uncropped if self.crops else self.transform()
 
   def stream(self, dataset: Dataset, seed: int, **options) -> batches.Stream:
     """Batches of training images, augmented; see `batches.stream`."""
-    change = self.augmentation()
-    options = {'workers': self.workers, **options}
-    return batches.stream(dataset, self.batch_size, seed, change, **options)
-
-  def augmentation(self) -> batches.Augment | None:
-    """The function that --augment names."""
-    crop = augment.random_resized_crop(self.transform().size)
-    return {
-      'none': None,
+    change = {
       'flip': augment.flip,
       'invert_contrast': augment.invert_contrast,
-      'crop': augment.compose(crop, augment.flip),
-      'randaugment': augment.compose(crop, augment.flip, randaugment.rand_augment()),
-    }[self.augment]
+      'randaugment': randaugment.rand_augment(),
+    }.get(self.augment)
+    size = self.transform().size
+    crop = augment.RandomResizedCrop(size, flip=0.5) if self.crops else None
+    options = {'crop': crop, 'workers': self.workers, **options}
+    return batches.stream(dataset, self.batch_size, seed, change, **options)
+
+  @property
+  def crops(self) -> bool:
+    """Whether the augmentation begins with a random resized crop."""
+    return self.augment in ('crop', 'randaugment')
 
 
 def conclude(

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from tljax import sharding
 from tljax.checkpoint import Checkpoints
-from tljax.data.batches import Stream, read_ahead, to_float
+from tljax.data.augment import to_float
+from tljax.data.batches import Stream, read_ahead
 from tljax.data.dataset import Dataset
 from tljax.data.images import Images
 from tljax.errors import InputError

@@ -14,13 +14,13 @@ CHANGES = {
 AUGMENTS = {
   'invert_contrast': augment.invert_contrast,
   'flip': augment.flip,
-  'random_resized_crop': augment.random_resized_crop((10, 9)),
+  'random_resized_crop': augment.RandomResizedCrop(10, flip=0.5),
   'shift': augment.shift(0.25),
   'random_erasing': augment.random_erasing(),
   'cutout': augment.cutout(),
   'color_jitter': color.color_jitter(0.4, 0.4, 0.4, 0.1),
   'rand_augment': randaugment.rand_augment(),
-  'compose': augment.compose(augment.random_resized_crop(8), augment.flip),
+  'compose': augment.compose(augment.RandomResizedCrop(8), augment.flip),
 }
 MIXES = {
   'mixup': augment.mixup(1.0, 16),
@@ -32,6 +32,11 @@ KEY = jax.random.key(0)
 
 def noise(*shape, seed=0):
   return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def crop_boxes(count, *options, **named):
+  uniform = np.random.default_rng(0).random((count, 11, 2), np.float32)
+  return augment.crop_boxes(uniform, *options, **named)
 
 
 def quantiles(values):
@@ -63,6 +68,18 @@ def test_the_key_and_the_image_decide_alone(name):
   neighbours = np.concatenate([images[:8], noise(8, 12, 16, 3)])
   np.testing.assert_array_equal(change(KEY, neighbours)[:8], first[:8])
   assert change._cache_size() == 1
+
+
+def test_to_float():
+  np.testing.assert_allclose(augment.to_float(jnp.uint8([0, 51, 255])), [0, 0.2, 1])
+  np.testing.assert_array_equal(augment.to_float(jnp.array([3.0])), [3.0])
+
+
+def test_crops_of_bytes_are_those_of_floats():
+  stored = np.random.default_rng(0).integers(0, 256, (16, 12, 16, 3), np.uint8)
+  crop = jax.jit(AUGMENTS['random_resized_crop'])
+  of_floats = crop(KEY, stored.astype(np.float32) / 255)
+  np.testing.assert_allclose(crop(KEY, stored), of_floats, atol=1e-6)
 
 
 @pytest.mark.parametrize('name', AUGMENTS)
@@ -118,8 +135,10 @@ def test_resized_crop_is_a_bilinear_resize(box, size):
   crop = image[top : top + height, left : left + width]
   expected = jax.image.resize(crop, (*size, 3), 'linear', antialias=False)
   np.testing.assert_allclose(
-    augment.resized_crop(image, jnp.array(box), size), expected, atol=1e-5
+    augment.resized_crop(image, jnp.array(box), False, size), expected, atol=1e-5
   )
+  mirrored = augment.resized_crop(image, jnp.array(box), True, size)
+  np.testing.assert_allclose(mirrored, expected[:, ::-1], atol=1e-5)
 
 
 @pytest.mark.torch
@@ -128,13 +147,13 @@ def test_resized_crop_is_torchvisions(box):
   theirs = vision.transforms().functional.resized_crop(
     vision.to_torch(image := noise(40, 56, 3)), *box, [24, 32], antialias=False
   )
-  ours = augment.resized_crop(image, jnp.array(box), (24, 32))
+  ours = augment.resized_crop(image, jnp.array(box), False, (24, 32))
   np.testing.assert_allclose(ours, vision.from_torch(theirs), atol=1e-5)
 
 
 def test_crop_boxes_lie_inside_and_have_the_area_and_ratio_asked_for():
   height, width = 300, 400
-  boxes = augment.crop_boxes(KEY, (4000, height, width), (0.2, 0.5), (0.5, 2.0))
+  boxes = crop_boxes(4000, (height, width), (0.2, 0.5), (0.5, 2.0))
   top, left, tall, wide = np.asarray(boxes).T
   assert (top >= 0).all() and (top + tall <= height).all()
   assert (left >= 0).all() and (left + wide <= width).all()
@@ -152,7 +171,7 @@ def test_crop_boxes_lie_inside_and_have_the_area_and_ratio_asked_for():
   [((20, 100), (0, 36, 20, 27)), ((100, 20), (36, 0, 27, 20)), ((8, 8), (0, 0, 8, 8))],
 )
 def test_a_crop_that_never_fits_is_central(shape, box):
-  boxes = augment.crop_boxes(KEY, (3, *shape), (4.0, 4.0), (3 / 4, 4 / 3))
+  boxes = crop_boxes(3, shape, (4.0, 4.0), (3 / 4, 4 / 3))
   np.testing.assert_array_equal(boxes, [box] * 3)
 
 
@@ -164,11 +183,24 @@ def test_crop_boxes_are_distributed_as_torchvisions(shape):
   image = vision.to_torch(np.zeros((*shape, 3), np.float32))
   vision.torch().manual_seed(0)
   drawn = [theirs.make_params([image]) for _ in range(2000)]
-  ours = augment.crop_boxes(KEY, (2000, *shape), **options)
+  ours = crop_boxes(2000, shape, **options)
   for i, name in enumerate(('top', 'left', 'height', 'width')):
     np.testing.assert_allclose(
       quantiles(ours[:, i]), quantiles([box[name] for box in drawn]), atol=3
     )
+
+
+def test_boxes_are_the_same_on_host_and_device():
+  crop = augment.RandomResizedCrop(8, flip=0.3)
+  uniform = np.random.default_rng(0).random((500, *crop.draws), np.float32)
+  host, device = (
+    crop.draw(uniform, (256, 256)),
+    crop.draw(jnp.array(uniform), (256, 256)),
+  )
+  assert isinstance(host[0], np.ndarray) and isinstance(device[0], jax.Array)
+  for ours, theirs in zip(host, device, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  assert 0.2 < np.mean(host[1]) < 0.4
 
 
 def test_shift_moves_by_up_to_a_share_and_reflects():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.data import batches
+from tljax.data import augment, batches
 from tljax.data.dataset import Dataset
 from tljax.data.images import Images, Transform
 from tljax.data.source import Source
@@ -103,11 +103,6 @@ def test_pair_drops_the_targets_labels(numbered):
   np.testing.assert_array_equal(batch['target']['image'], target(2)['image'])
 
 
-def test_to_float():
-  np.testing.assert_allclose(batches.to_float(jnp.uint8([0, 51, 255])), [0, 0.2, 1])
-  np.testing.assert_array_equal(batches.to_float(jnp.array([3.0])), [3.0])
-
-
 @pytest.mark.parametrize('balanced', [False, True])
 def test_processes_read_their_shares_of_the_same_batches(numbered, balanced):
   whole, *parts = (
@@ -176,6 +171,28 @@ def test_reading_ahead_gives_the_same_batches_from_any_step(numbered, lazy):
         for name, array in stream.read(step).items():
           np.testing.assert_array_equal(batch[name], array)
     assert step == 8
+
+
+def test_crops_of_images_decoded_as_used_are_a_function_of_seed_and_step(
+  lazy, numbered
+):
+  options = {'crop': augment.RandomResizedCrop(5)}
+  first, again, other = (
+    batches.stream(lazy, 4, seed, **options).read(3) for seed in (0, 0, 1)
+  )
+  assert first['image'].shape == (4, 5, 5, 3)
+  np.testing.assert_array_equal(first['image'], again['image'])
+  # Each of these images has one colour, which is the label.
+  for batch in (first, other):
+    np.testing.assert_array_equal(batch['image'][:, 1, 2, 0], batch['label'])
+  shares = [
+    batches.stream(lazy, 4, 0, process=(i, 2), **options).read(3)['image']
+    for i in (0, 1)
+  ]
+  np.testing.assert_array_equal(np.concatenate(shares), first['image'])
+  in_memory = batches.stream(numbered, 4, 0, **options)
+  assert in_memory.read(3)['image'].shape == (4, 2, 2, 3)
+  assert in_memory(3)['image'].shape == (4, 5, 5, 3)
 
 
 def test_worker_processes_give_the_same_batches(lazy):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests import oracles
 from tljax.data import images
+from tljax.data.augment import RandomResizedCrop, resized_crop
 from tljax.data.images import Images, Transform
 from tljax.data.source import Source
 from tljax.errors import InputError
@@ -122,6 +123,38 @@ def test_without_a_resize_it_is_keras_pixel_by_pixel(tmp_path, interpolation):
   with Image.open(tmp_path / 'x.png') as image:
     ours = Transform(14, None, interpolation)(image)
   np.testing.assert_array_equal(ours, np.asarray(theirs))
+
+
+@pytest.mark.parametrize(
+  ('size', 'pixels'), [((64, 64), (8, 16, 56, 48)), ((84, 64), (18, 16, 66, 48))]
+)
+def test_a_box_is_of_the_central_square(size, pixels):
+  image = photograph(size)
+  box = (0.25, 0.125, 0.5, 0.75)
+  wanted = image.resize((24, 24), Image.Resampling.BICUBIC, pixels)
+  transform = Transform(24, 32, 'bicubic')
+  np.testing.assert_array_equal(transform(image, box), wanted)
+  whole = Transform(24, 24, 'bicubic')(image)
+  np.testing.assert_array_equal(transform(image, (0.0, 0.0, 1.0, 1.0)), whole)
+  # Without `resize`, all of the image is resized.
+  wanted = image.resize((24, 24), Image.Resampling.BILINEAR, (0, 0, size[0], 32))
+  np.testing.assert_array_equal(Transform(24)(image, (0.0, 0.0, 0.5, 1.0)), wanted)
+
+
+def test_crops_on_the_host_are_those_of_the_device():
+  smooth = Image.fromarray(np.uint8(255 * oracles.images((480, 600), 1)[0]))
+  buffer = io.BytesIO()
+  smooth.save(buffer, 'png')
+  lazy = Images(source_of(buffer.getvalue()), Transform(480, 480))
+  crop = RandomResizedCrop(40, scale=(0.05, 0.3), flip=0.5)
+  uniform = np.random.default_rng(0).random((20, *crop.draws), np.float32)
+  host = lazy.crop(np.zeros(20, int), crop, uniform)
+  square = np.asarray(lazy[0])
+  for image, box, mirror in zip(host, *crop.draw(uniform, (480, 480)), strict=True):
+    device = 255 * resized_crop(square, box, mirror, (40, 40))
+    # Boxes are rounded to pixels there, and what is resized twice is blurred.
+    assert np.abs(image - np.asarray(device)).mean() < 2
+  assert len(np.unique(host.reshape(20, -1), axis=0)) == 20
 
 
 def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same(tmp_path):

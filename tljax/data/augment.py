@@ -1,21 +1,31 @@
 """Augmentations: pure functions `(key, images) -> images`, batched, on the device.
 
 Images are (N, H, W, C) float32 in [0, 1]; each is drawn for by itself. What has options
-is made by a function of its name: `random_resized_crop(224)`. `mixup` and `cutmix` take
+is made by a function of its name: `random_erasing(0.5)`. `mixup` and `cutmix` take
 the labels too. Colour is in `color.py`, RandAugment and FixMatch in `randaugment.py`.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tljax import losses
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> images
 # (key, images, labels) -> (images, soft labels)
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def to_float(images: jax.Array) -> jax.Array:
+  """Maps uint8 images to float32 in [0, 1]; features, already float, stay."""
+  if images.dtype == jnp.uint8:
+    return images.astype(jnp.float32) / 255.0
+  return images
 
 
 def each(function: Callable[..., jax.Array], *batch: jax.Array) -> jax.Array:
@@ -68,85 +78,116 @@ def flip(key: jax.Array, images: jax.Array) -> jax.Array:
   return each(lambda image, m: jnp.where(m, image[:, ::-1], image), images, mirror)
 
 
-def random_resized_crop(
-  size: int | tuple[int, int],
-  scale: tuple[float, float] = (0.08, 1.0),
-  ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Augment:
-  """Crops a random box and resizes it (Szegedy et al., 2015), as torchvision does.
+@dataclasses.dataclass(frozen=True)
+class RandomResizedCrop:
+  """Crops a random box, resizes it (Szegedy et al., 2015) and may mirror it.
 
-  Args:
-    size: of the result, or its height and width.
+  The boxes are drawn as torchvision draws them.
+
+  Attributes:
+    size: height and width of the result.
     scale: range of the box's share of the area.
     ratio: range of its width over its height.
+    flip: share of the results that are mirrored left to right. Here it costs nothing;
+      as an augmentation of its own it copies all images once more.
   """
-  size = (size, size) if isinstance(size, int) else size
 
-  def apply(key, images):
-    boxes = crop_boxes(key, images.shape[:3], scale, ratio)
-    return each(lambda image, box: resized_crop(image, box, size), images, boxes)
+  size: int
+  scale: tuple[float, float] = (0.08, 1.0)
+  ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  flip: float = 0.0
+  draws: ClassVar[tuple[int, int]] = (12, 2)  # uniform numbers that an image takes
 
-  return apply
+  def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Returns crops (N, size, size, C) float32 of images float or uint8."""
+    uniform = jax.random.uniform(key, (len(images), *self.draws), jnp.float32)
+    boxes, mirror = self.draw(uniform, images.shape[1:3])
+    size = (self.size, self.size)
+    return each(lambda *example: resized_crop(*example, size), images, boxes, mirror)
+
+  def draw(
+    self, uniform: jax.Array, shape: tuple[int, int]
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns boxes (N, 4), see `crop_boxes`, and which (N,) are mirrored.
+
+    Args:
+      uniform: (N, *draws) in [0, 1), JAX's or NumPy's.
+      shape: height and width of the images.
+    """
+    boxes = crop_boxes(uniform[:, :11], shape, self.scale, self.ratio)
+    return boxes, uniform[:, 11, 0] < self.flip
 
 
 def crop_boxes(
-  key: jax.Array,
-  shape: tuple[int, int, int],
+  uniform: jax.Array,
+  shape: tuple[int, int],
   scale: tuple[float, float],
   ratio: tuple[float, float],
 ) -> jax.Array:
-  """Draws boxes (N, 4) int32 for `random_resized_crop`: top, left, height, width.
+  """Returns boxes (N, 4) int32 for `RandomResizedCrop`: top, left, height, width.
 
   Where ten draws do not fit, it is the largest central box within `ratio`.
+
+  Args:
+    uniform: (N, 11, 2) in [0, 1), JAX's or NumPy's; the boxes are of the same.
+    shape: height and width of the images.
+    scale: range of the box's share of the area.
+    ratio: range of its width over its height.
   """
-  _, height, width = shape
+  height, width = shape
   tallest = min(height, round(width / min(ratio)))
   widest = min(width, round(height * max(ratio)))
   central = ((height - tallest) // 2, (width - widest) // 2, tallest, widest)
-  return _draw_boxes(key, shape, scale, ratio, (height, width), central)
+  return _boxes(uniform, shape, scale, ratio, shape, central)
 
 
-def _draw_boxes(key, shape, scale, ratio, largest, fallback):
+def _boxes(uniform, shape, scale, ratio, largest, fallback):
   """The first of ten draws that is no larger than `largest`, or else `fallback`."""
-  count, height, width = shape
-  area_key, ratio_key, place_key = jax.random.split(key, 3)
-  low, high = math.log(ratio[0]), math.log(ratio[1])
-  draws = (count, 10)
-  area = height * width * jax.random.uniform(area_key, draws, jnp.float32, *scale)
-  aspect = jnp.exp(jax.random.uniform(ratio_key, draws, jnp.float32, low, high))
-  sides = jnp.stack([jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], -1)
-  sides = jnp.round(sides).astype(jnp.int32)
-  fits = jnp.all((sides > 0) & (sides <= jnp.array([[largest]])), -1)
-  first = jnp.argmax(fits, 1)
-  sides = sides[jnp.arange(count), first]
-  room = jnp.maximum(jnp.array([[height, width]]) - sides, 0)
-  corners = jax.random.randint(place_key, (count, 2), 0, room + 1)
-  boxes = jnp.concatenate([corners, sides], 1)
-  return jnp.where(jnp.any(fits, 1)[:, None], boxes, jnp.array([fallback]))
+  xp = jnp if isinstance(uniform, jax.Array) else np
+  (height, width), (low, high) = shape, (math.log(r) for r in ratio)
+  area = height * width * (scale[0] + uniform[:, :10, 0] * (scale[1] - scale[0]))
+  aspect = xp.exp(low + uniform[:, :10, 1] * (high - low))
+  sides = xp.stack([xp.sqrt(area / aspect), xp.sqrt(area * aspect)], -1)
+  sides = xp.round(sides).astype(xp.int32)
+  fits = xp.all((sides > 0) & (sides <= xp.array([[largest]])), -1)
+  sides = sides[xp.arange(len(sides)), xp.argmax(fits, 1)]
+  room = xp.maximum(xp.array([shape]) - sides, 0)
+  corners = (uniform[:, 10] * (room + 1).astype(xp.float32)).astype(xp.int32)
+  boxes = xp.concatenate([corners, sides], 1)
+  return xp.where(xp.any(fits, 1)[:, None], boxes, xp.array([fallback]))
 
 
-def resized_crop(image: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resized_crop(
+  image: jax.Array, box: jax.Array, mirror: jax.Array, size: tuple[int, int]
+) -> jax.Array:
   """Crops one image (H, W, C) to a box and resizes it, bilinear without antialiasing.
 
   Args:
-    image: float.
+    image: float, or uint8, of which a float32 in [0, 1] is made.
     box: (4,) int, top, left, height, width.
+    mirror: whether the result is mirrored left to right.
     size: height and width of the result.
   """
   # Whole rows are cheap to gather, single pixels are not: turn, and take rows again.
-  for start, length, count in zip(box[:2], box[2:], size, strict=True):
-    image = _resize_rows(image, start, length, count).transpose(1, 0, 2)
-  return image
+  image = _resize_rows(image, box[0], box[2], jnp.arange(size[0]), size[0])
+  columns = jnp.arange(size[1])
+  columns = jnp.where(mirror, columns[::-1], columns)
+  image = _resize_rows(image.transpose(1, 0, 2), box[1], box[3], columns, size[1])
+  return image.transpose(1, 0, 2)
 
 
-def _resize_rows(image, start, length, count):
+def _resize_rows(image, start, length, rows, count):
+  """Rows `rows` of the `count` that the rows of the image are resized to."""
   last = length - 1
   zoom = length.astype(jnp.float32) / count
-  position = (jnp.arange(count, dtype=jnp.float32) + 0.5) * zoom - 0.5
+  position = (rows.astype(jnp.float32) + 0.5) * zoom - 0.5
   position = jnp.clip(position, 0.0, last.astype(jnp.float32))
   whole = jnp.floor(position)
-  index = whole.astype(jnp.int32)
-  below, above = image[start + index], image[start + jnp.minimum(index + 1, last)]
+  index = start + whole.astype(jnp.int32)
+  below, above = (
+    to_float(image[index]),
+    to_float(image[jnp.minimum(index + 1, start + last)]),
+  )
   return below + (above - below) * (position - whole)[:, None, None]
 
 
@@ -189,11 +230,12 @@ def random_erasing(
 
   def apply(key, images):
     choice_key, box_key = jax.random.split(key)
-    _, height, width = shape = images.shape[:3]
+    count, height, width, _ = images.shape
+    uniform = jax.random.uniform(box_key, (count, 11, 2), jnp.float32)
     inverse = (1 / ratio[1], 1 / ratio[0])
     largest, nothing = (height - 1, width - 1), (0, 0, 0, 0)
-    boxes = _draw_boxes(box_key, shape, scale, inverse, largest, nothing)
-    chosen = jax.random.bernoulli(choice_key, prob, (len(images), 1, 1, 1))
+    boxes = _boxes(uniform, (height, width), scale, inverse, largest, nothing)
+    chosen = jax.random.bernoulli(choice_key, prob, (count, 1, 1, 1))
     return _paint(images, chosen & _inside(boxes, height, width), value)
 
   return apply

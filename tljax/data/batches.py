@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from tljax.data.augment import Augment, Mix
+from tljax.data.augment import Augment, Mix, RandomResizedCrop, to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.method import Batch
 
+_CROPS = 1 << 32  # apart from the seeds of the order
 _AHEAD = 4  # batches that are read before they are wanted
 
 
@@ -46,6 +46,7 @@ def stream(
   seed: int,
   augment: Augment | None = None,
   *,
+  crop: RandomResizedCrop | None = None,
   mix: Mix | None = None,
   balanced: bool = False,
   workers: int = 0,
@@ -62,6 +63,8 @@ def stream(
     seed: fixes order and augmentation.
     augment: of images (N, H, W, 3) float32 in [0, 1], jitted here; what it returns by
       name, as `augment.weak_strong` does, joins the batch.
+    crop: comes first. Where images are decoded as they are used, the host crops out of
+      each at its full resolution; out of images in memory the devices crop.
     mix: of the augmented images and their labels, jitted here.
     balanced: every class takes its turn, and passes over its own examples.
     workers: processes that decode images; by default threads do.
@@ -76,8 +79,10 @@ def stream(
     raise InputError(
       f'--batch-size is {batch_size}; choose a multiple of the {count} processes'
     )
-  read = _Reader(dataset, batch_size, seed, balanced, index, count)
   in_memory = isinstance(dataset.images, np.ndarray)
+  read = _Reader(
+    dataset, batch_size, seed, balanced, None if in_memory else crop, index, count
+  )
   key = jax.random.key(seed)
 
   @jax.jit
@@ -85,7 +90,11 @@ def stream(
     augment_key = mix_key = jax.random.fold_in(key, step)
     if mix is not None:
       augment_key, mix_key = jax.random.split(augment_key)
-    views = to_float(batch['image'])
+    views = batch['image']
+    if crop is not None and in_memory:
+      crop_key, augment_key = jax.random.split(augment_key)
+      views = crop(crop_key, views)
+    views = to_float(views)
     if augment is not None:
       views = augment(augment_key, views)
     batch = {**batch, **(views if isinstance(views, dict) else {'image': views})}
@@ -99,8 +108,9 @@ def stream(
 class _Reader:
   """This process's rows of each batch. Worker processes get a copy."""
 
-  def __init__(self, dataset, batch_size, seed, balanced, index, count):
+  def __init__(self, dataset, batch_size, seed, balanced, crop, index, count):
     self._dataset, self._batch_size, self._seed = dataset, batch_size, seed
+    self._crop = crop
     share = batch_size // count
     self._mine = index * share + np.arange(share)
     self._groups = [np.arange(len(dataset))]  # which take turns
@@ -118,7 +128,14 @@ class _Reader:
       group, here = self._groups[k], groups == k
       seed = (self._seed, k) if len(self._groups) > 1 else (self._seed,)
       rows[here] = group[_passes(len(group), seed, turns[here])]
-    return {'image': self._dataset.images[rows], 'label': self._dataset.labels[rows]}
+    return {'image': self._images(rows, step), 'label': self._dataset.labels[rows]}
+
+  def _images(self, rows, step):
+    if self._crop is None:
+      return self._dataset.images[rows]
+    rng = np.random.default_rng([_CROPS, self._seed, step])
+    uniform = rng.random((self._batch_size, *self._crop.draws), np.float32)
+    return self._dataset.images.crop(rows, self._crop, uniform[self._mine])
 
 
 def _passes(size, seed, positions):
@@ -177,13 +194,6 @@ def check_batch_size(batch_size: int, size: int) -> None:
       f'--batch-size is {batch_size} and the set has {size} examples; '
       f'choose 1 to {size}'
     )
-
-
-def to_float(images: jax.Array) -> jax.Array:
-  """Maps uint8 images to float32 in [0, 1]; features, already float, stay."""
-  if images.dtype == jnp.uint8:
-    return images.astype(jnp.float32) / 255.0
-  return images
 
 
 def steps_for(dataset: Dataset, epochs: int, batch_size: int) -> int:

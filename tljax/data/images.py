@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import math
 import os
 import pathlib
 import re
@@ -19,14 +20,18 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
+from tljax.data.augment import RandomResizedCrop
 from tljax.data.source import Source
 from tljax.errors import InputError
 
 # A JPEG is decoded at a half, a quarter or an eighth where that leaves this many times
 # the size that it is then resized to.
 _DRAFT_GAP = 2
+_UNIT = 1 << 12  # of the boxes of crops in an image's side
 # For the whole process: contexts of warnings are not safe among threads.
 warnings.simplefilter('error', Image.DecompressionBombWarning)
+Box = tuple[float, float, float, float]  # top, left, height, width, in [0, 1]
+_WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _FILTERS = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
 
 
@@ -67,22 +72,45 @@ class Transform:
     """All of the square that the centre is cropped out of; random crops want it."""
     return dataclasses.replace(self, size=self.resize or self.size)
 
-  def __call__(self, image: Image.Image) -> np.ndarray:
-    """Returns (size, size, 3) uint8 of an RGB image."""
+  def __call__(self, image: Image.Image, box: Box | None = None) -> np.ndarray:
+    """Returns (size, size, 3) uint8 of an RGB image.
+
+    Args:
+      image: the image.
+      box: of what `uncropped` shows, to be resized to `size` in place of the centre.
+    """
     size, filter_ = self.size, _FILTERS[self.interpolation]
-    if self.resize is None:
-      return np.asarray(image.resize((size, size), filter_))
+    if box or self.resize in (None, size):  # only what is wanted is resized
+      part = _part(self._frame(*image.size), box or _WHOLE)
+      return np.asarray(image.resize((size, size), filter_, part))
     width, height = image.size
-    if size == self.resize:  # nothing of the rest is wanted: it is not resized
-      side = min(width, height)
-      left, top = (width - side) / 2, (height - side) / 2
-      box = (left, top, left + side, top + side)
-      return np.asarray(image.resize((size, size), filter_, box))
     other = int(self.resize * max(width, height) / min(width, height))
     shape = (self.resize, other) if width <= height else (other, self.resize)
     image = image.resize(shape, filter_)
     left, top = (int(round((side - size) / 2.0)) for side in image.size)
     return np.asarray(image.crop((left, top, left + size, top + size)))
+
+  def _frame(self, width, height):
+    """What `uncropped` shows of an image: left, top, right, lower."""
+    if self.resize is None:
+      return 0, 0, width, height
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _part(frame, box):
+  """The box of a frame in pixels, for Pillow."""
+  left, top, right, lower = frame
+  width, height = right - left, lower - top
+  y, x, tall, wide = box
+  # Rounding must not lead out of the image.
+  return (
+    left + x * width,
+    top + y * height,
+    min(left + (x + wide) * width, right),
+    min(top + (y + tall) * height, lower),
+  )
 
 
 def read(path: str | pathlib.Path, size: int, resize: int | None = None) -> np.ndarray:
@@ -95,17 +123,20 @@ def read(path: str | pathlib.Path, size: int, resize: int | None = None) -> np.n
   return read_example(file, 0, Transform(size, resize))
 
 
-def read_example(source: Source, index: int, transform: Transform) -> np.ndarray:
-  """Returns one image of a source, (size, size, 3) uint8.
+def read_example(
+  source: Source, index: int, transform: Transform, box: Box | None = None
+) -> np.ndarray:
+  """Returns one image of a source, (size, size, 3) uint8; see `Transform`.
 
   Raises:
     InputError: it cannot be decoded whole; it is named.
   """
   with opened(source, index) as image:
-    least = _DRAFT_GAP * (transform.resize or transform.size)
+    share = min(box[2:]) if box else 1.0
+    least = math.ceil(_DRAFT_GAP * (transform.resize or transform.size) / share)
     image.draft(None, (least, least))  # of a JPEG; the aspect ratio stays
     image.load()
-    return transform(to_rgb(ImageOps.exif_transpose(image)))
+    return transform(to_rgb(ImageOps.exif_transpose(image)), box)
 
 
 def check_header(source: Source, index: int) -> None:
@@ -165,10 +196,23 @@ class Images:
     if isinstance(index, int | np.integer):
       return read_example(self.source, int(index), self.transform)
     rows = np.arange(len(self))[index]
-    one = functools.partial(read_example, self.source, transform=self.transform)
-    images = np.empty((len(rows), *self.shape[1:]), np.uint8)
-    for i, image in enumerate(threads().map(one, rows.tolist())):
-      images[i] = image
+    return _decode(self.source, rows, self.transform, [None] * len(rows))
+
+  def crop(
+    self, index: np.ndarray, crop: RandomResizedCrop, uniform: np.ndarray
+  ) -> np.ndarray:
+    """Returns random crops (N, S, S, 3) uint8, each resized but once.
+
+    Args:
+      index: (N,) rows.
+      crop: where to; S is its size.
+      uniform: (N, *crop.draws) in [0, 1); fixes what is drawn.
+    """
+    boxes, mirror = crop.draw(uniform, (_UNIT, _UNIT))
+    transform = dataclasses.replace(self.transform, size=crop.size)
+    boxes = [tuple(box) for box in (boxes / _UNIT).tolist()]
+    images = _decode(self.source, index, transform, boxes)
+    images[mirror] = images[mirror, :, ::-1]
     return images
 
   def take(self, indices: np.ndarray) -> 'Images':
@@ -179,6 +223,18 @@ class Images:
     """Hash of contents and transform: 16 hex digits."""
     text = repr((self.source.fingerprint(), self.transform))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _decode(source, rows, transform, boxes):
+  """Reads images (N, size, size, 3) at the rows, a box of each."""
+
+  def one(row, box):
+    return read_example(source, row, transform, box)
+
+  images = np.empty((len(rows), transform.size, transform.size, 3), np.uint8)
+  for i, image in enumerate(threads().map(one, rows.tolist(), boxes)):
+    images[i] = image
+  return images
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from tljax.data.batches import to_float
+from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
 from tljax.method import Variables
 from tljax.train import in_batches
