@@ -25,6 +25,9 @@ from tljax.train import Trial
 Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
 
 
+_NO_MATTER = ('out', 'resume', 'workers')  # to a run's result
+
+
 @dataclasses.dataclass(kw_only=True)
 class Flags:
   """Flags that mean the same in every script."""
@@ -49,7 +52,7 @@ class Flags:
   def open_run(self, **facts) -> Run:
     """Opens the run folder; `facts` join the flags in its configuration."""
     config = {k: _plain(v) for k, v in dataclasses.asdict(self).items()}
-    config = {k: v for k, v in config.items() if k not in ('out', 'resume')}
+    config = {k: v for k, v in config.items() if k not in _NO_MATTER}
     return Run.open(self.out, {**config, **facts}, resume=self.resume)
 
 

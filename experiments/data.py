@@ -55,9 +55,7 @@ def data(flags: Flags) -> None:
 
 
 def _read(spec, flags):
-  splits = loading.split(loading.read(spec), flags.val_fraction)
-  if flags.classes:
-    splits = {k: source.keep_classes(flags.classes) for k, source in splits.items()}
+  splits = loading.read_splits(spec, flags.classes, flags.val_fraction)
   return {k: survey.survey(source, loading.track) for k, source in splits.items()}
 
 

@@ -38,6 +38,16 @@ def test_logits_are_keras():
   )
 
 
+def test_keras_older_name_of_the_classifier_is_known():
+  layouts = models.family('mobilenet_v2').layouts('mobilenet_v2_keras')
+  new, old = (
+    layouts[k].names({'head/classifier/kernel': (1280, 9)})
+    for k in ('keras', 'keras_2018')
+  )
+  path = 'head/classifier/kernel'
+  assert new[path][0] == ('predictions/kernel',) and old[path][0] == ('Logits/kernel',)
+
+
 def test_gluons_batch_norms_hold_the_statistics_of_photographs(
   shared_data, photographs, tmp_path
 ):

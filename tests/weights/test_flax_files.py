@@ -12,23 +12,11 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import serialization
 
+from tests.weights.checks import assert_equal, refused
 from tljax.errors import InputError
 from tljax.weights import lazy, readers
 
 VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-
-
-def refused(path, match):
-  """Asserts that a file is refused in one line that names it."""
-  with pytest.raises(InputError, match=match) as error:
-    dict(readers.read(path))
-  assert '\n' not in str(error.value) and str(path) in str(error.value)
-
-
-def assert_equal(ours, theirs):
-  assert set(ours) == set(theirs)
-  for name, value in theirs.items():
-    np.testing.assert_array_equal(ours[name], value, strict=True)
 
 
 @pytest.fixture(scope='module')

@@ -10,25 +10,12 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tljax.errors import InputError
+from tests.weights.checks import assert_equal, refused
 from tljax.weights import keras_files, readers
 
 # Keras', on NumPy 2.
 pytestmark = pytest.mark.filterwarnings('ignore:__array__ impl:DeprecationWarning')
 VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-
-
-def refused(path, match):
-  """Asserts that a file is refused in one line that names it."""
-  with pytest.raises(InputError, match=match) as error:
-    dict(readers.read(path))
-  assert '\n' not in str(error.value) and str(path) in str(error.value)
-
-
-def assert_equal(ours, theirs):
-  assert set(ours) == set(theirs)
-  for name, value in theirs.items():
-    np.testing.assert_array_equal(ours[name], value, strict=True)
 
 
 # What Keras 3 writes.

@@ -58,9 +58,7 @@ def load(
   Raises:
     InputError: there is no such set, it cannot be read, or a class is empty.
   """
-  sources = split(read(spec), validation)
-  if classes:
-    sources = {k: source.keep_classes(classes) for k, source in sources.items()}
+  sources = read_splits(spec, classes, validation)
   transforms = {name: transform for name in sources}
   transforms['train'] = train_transform or transform
   pixels = sum(len(s) * transforms[k].size ** 2 for k, s in sources.items())
@@ -78,6 +76,16 @@ def load(
       file=sys.stderr,
     )
   return datasets
+
+
+def read_splits(
+  spec: str, classes: Sequence[str] = (), validation: float | None = None
+) -> dict[str, Source]:
+  """Returns the splits of a data set as they are stored; see `load`."""
+  sources = split(read(spec), validation)
+  if classes:
+    sources = {k: source.keep_classes(classes) for k, source in sources.items()}
+  return sources
 
 
 def read(spec: str) -> Splits:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
-from tljax.models.layers import batch_norm, conv
+from tljax.models.layers import Stage, batch_norm, conv
 from tljax.models.layouts import TORCH, Layout, Module
 
 
@@ -64,23 +64,6 @@ class Block(nn.Module):
     return nn.relu(x + y)
 
 
-class Stage(nn.Module):
-  """Blocks of one resolution; the first strides."""
-
-  depth: int
-  width: int
-  stride: int
-  options: Options
-
-  @nn.compact
-  def __call__(self, x, train):
-    block = self.options.block(Block)
-    for i in range(self.depth):
-      stride = self.stride if i == 0 else 1
-      x = block(self.width, stride, self.options, name=f'block{i}')(x, train)
-    return x
-
-
 class CifarResNet(nn.Module):
   """A stem and three stages."""
 
@@ -89,11 +72,12 @@ class CifarResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, train=False):
-    outputs = {'stem': Stem(self.options, name='stem')(x, train)}
+    o = self.options
+    outputs = {'stem': Stem(o, name='stem')(x, train)}
     x = outputs['stem']
     for i in range(3):
       name, stride = f'stage{i + 1}', 1 if i == 0 else 2
-      x = Stage(self.depth, 16 * 2**i, stride, self.options, name=name)(x, train)
+      x = Stage(Block, self.depth, 16 * 2**i, stride, o, name=name)(x, train)
       outputs[name] = x
     return {**outputs, 'map': x, 'features': jnp.mean(x, (1, 2))}
 

@@ -130,3 +130,29 @@ class SqueezeExcite(nn.Module):
     scale = self.activation(dense(self.reduced, name='reduce')(scale))
     scale = self.gate(dense(x.shape[-1], name='expand')(scale))
     return x * scale[:, None, None]
+
+
+class Stage(nn.Module):
+  """Blocks of one resolution; the first strides.
+
+  Attributes:
+    block: its constructor takes width, stride and options.
+    depth: number of blocks.
+    width: of each block.
+    stride: of the first.
+    options: the network's.
+  """
+
+  block: type[nn.Module]
+  depth: int
+  width: int
+  stride: int
+  options: Options
+
+  @nn.compact
+  def __call__(self, x, train):
+    block = self.options.block(self.block)
+    for i in range(self.depth):
+      stride = self.stride if i == 0 else 1
+      x = block(self.width, stride, self.options, name=f'block{i}')(x, train)
+    return x

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from tljax.models.base import Classifier, DropoutLinear, Options, Spec
 from tljax.models.inverted import POINTWISE_AS_DENSE, ConvNorm, Variant, conv_norm
+from tljax.models.layers import Stage
 from tljax.models.layouts import DEPTHWISE, KERAS, Layout, Module, Tensor
 
 # Width, depth and stride of each stage: the paper's table 1.
@@ -50,23 +51,6 @@ class Block(nn.Module):
     return ConvNorm(self.width, 1, 1, _SAME, o, nn.relu6, name='pointwise')(x, train)
 
 
-class Stage(nn.Module):
-  """Blocks of one resolution; the first strides."""
-
-  width: int
-  depth: int
-  stride: int
-  options: Options
-
-  @nn.compact
-  def __call__(self, x, train):
-    block = self.options.block(Block)
-    for i in range(self.depth):
-      stride = self.stride if i == 0 else 1
-      x = block(self.width, stride, self.options, name=f'block{i}')(x, train)
-    return x
-
-
 class MobileNet(nn.Module):
   """A stem and five stages, `quarters` / 4 as wide as the paper's."""
 
@@ -81,7 +65,7 @@ class MobileNet(nn.Module):
     x = outputs['stem']
     for i, (width, depth, stride) in enumerate(_STAGES):
       name = f'stage{i + 1}'
-      x = Stage(width * q // 4, depth, stride, o, name=name)(x, train)
+      x = Stage(Block, depth, width * q // 4, stride, o, name=name)(x, train)
       outputs[name] = x
     return {**outputs, 'map': x, 'features': jnp.mean(x, (1, 2))}
 

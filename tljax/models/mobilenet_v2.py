@@ -97,14 +97,19 @@ def create(name: str, num_classes: int, **options) -> Classifier:
 
 
 def layouts(name: str) -> dict[str, Layout]:
-  """Names of the tensors by format."""
+  """Names of the tensors by format.
+
+  Keras called the classifier 'Logits' when the published files were written, and loads
+  them by order.
+  """
   stages = _stages()
   if name.endswith('_gluon'):
     return {'gluon': _gluon_layout()}
   if name.endswith('_keras'):
     return {
-      'keras': _keras_layout(stages, 'depthwise_kernel'),
-      'keras3': _keras_layout(stages, 'kernel'),
+      'keras': _keras_layout(stages, 'depthwise_kernel', 'predictions'),
+      'keras_2018': _keras_layout(stages, 'depthwise_kernel', 'Logits'),
+      'keras3': _keras_layout(stages, 'kernel', 'predictions'),
     }
   theirs = torchvision_rules(stages, 'conv', nested=False, bare=True)
   timm = timm_rules(stages, ('conv_head', 'bn2'))
@@ -114,7 +119,7 @@ def layouts(name: str) -> dict[str, Layout]:
   }
 
 
-def _keras_layout(stages, depthwise):
+def _keras_layout(stages, depthwise, head):
   names = {part: (part, f'{part}_BN') for part in ('expand', 'depthwise', 'project')}
   names |= {'stem': ('Conv1', 'bn_Conv1'), 'top': ('Conv_1', 'Conv_1_bn')}
 
@@ -122,7 +127,7 @@ def _keras_layout(stages, depthwise):
     return f'block_{index}_' if index else 'expanded_conv_'
 
   rules = keras_rules(stages, prefix, names, depthwise)
-  return Layout(KERAS, (*rules, Module('head/classifier', 'predictions')))
+  return Layout(KERAS, (*rules, Module('head/classifier', head)))
 
 
 def _gluon_layout():
