@@ -14,6 +14,7 @@ from tljax.adaptation import adversarial
 from tljax.data import batches
 from tljax.data.dataset import check_same_classes
 from tljax.finetuning import plain
+from tljax.method import Method
 from tljax.train import Plan, compare
 
 
@@ -34,29 +35,36 @@ class Flags(cli.TrainingFlags):
   balanced: bool = False
   """Source batches hold every class alike."""
 
+  def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
+    """By strategy, what is trained."""
+    model, optimizer = self.build_model(num_classes), self.load_optimizer(steps)
+    strength = adaptation.defaults(self.method)['strength']
+    if self.strength is not None or callable(strength):
+      peak = 1.0 if self.strength is None else self.strength
+      strength = adversarial.ramp(steps, peak=peak)
+    adapted = adaptation.create(self.method, model, optimizer, strength=strength)
+    return {'source_only': plain.method(model, optimizer), self.method: adapted}
+
 
 def adapt(flags: Flags) -> None:
   source, target = flags.load_data(flags.source), flags.load_data(flags.target)
   check_same_classes(source['train'], target['train'])
   steps = batches.steps_for(source['train'], flags.epochs, flags.batch_size)
-  model, variables = flags.load_model(len(source['train'].classes))
-  optimizer = flags.load_optimizer(steps)
-  strength = adaptation.defaults(flags.method)['strength']
-  if flags.strength is not None or callable(strength):
-    peak = 1.0 if flags.strength is None else flags.strength
-    strength = adversarial.ramp(steps, peak=peak)
-  source_only = plain.method(model, optimizer)
-  adapted = adaptation.create(flags.method, model, optimizer, strength=strength)
+  classes = source['train'].classes
+  methods = flags.methods(len(classes), steps)
+  variables = flags.load_backbone()
   plans = {}
   for seed in flags.seed_range():
     on_source = flags.stream(source['train'], seed, balanced=flags.balanced)
     on_target = flags.stream(target['train'], seed)
     plans[seed] = {
-      'source_only': Plan(source_only, on_source, variables),
-      flags.method: Plan(adapted, batches.pair(on_source, on_target), variables),
+      'source_only': Plan(methods['source_only'], on_source, variables),
+      flags.method: Plan(
+        methods[flags.method], batches.pair(on_source, on_target), variables
+      ),
     }
   prints = [source['train'].fingerprint(), target['train'].fingerprint()]
-  run = flags.open_run(fingerprint=prints)
+  run = flags.open_run(fingerprint=prints, class_names=classes)
   trials = compare(plans, steps, target, run)
   title = f'From {flags.source} to {flags.target}'
   cli.conclude(run, trials, title, flags.describe(target, steps)).save()

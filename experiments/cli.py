@@ -53,6 +53,7 @@ class Flags:
     """Opens the run folder; `facts` join the flags in its configuration."""
     config = {k: _plain(v) for k, v in dataclasses.asdict(self).items()}
     config = {k: v for k, v in config.items() if k not in _NO_MATTER}
+    config['script'] = pathlib.Path(sys.modules[type(self).__module__].__file__).stem
     return Run.open(self.out, {**config, **facts}, resume=self.resume)
 
 
@@ -113,17 +114,20 @@ class ModelFlags(Flags):
     """Of training images."""
     return self.transform()
 
-  def load_model(self, num_classes: int) -> tuple[models.Classifier, Variables | None]:
-    """Returns the model with a new linear head, and its pretrained backbone."""
+  def load_backbone(self) -> Variables | None:
+    """Returns the pretrained backbone that --weights names."""
+    return self.weights and weights.load_backbone(self.model, self.weights)
+
+  def build_model(self, num_classes: int) -> models.Classifier:
+    """Returns the model with a new linear head."""
     if num_classes < 2:
       raise InputError('the set has targets of a regression; give one with classes')
-    model = models.create(self.model)
-    if self.weights is None:
-      return model.clone(head=models.Linear(num_classes)), None
-    # From zero, so that the first steps do not shake what was learned elsewhere
-    # (BiT, Kolesnikov et al., 2020).
-    head = models.Linear(num_classes, kernel_init=nn.initializers.zeros)
-    return model.clone(head=head), weights.load_backbone(self.model, self.weights)
+    head = models.Linear(num_classes)
+    if self.weights is not None:
+      # From zero, so that the first steps do not shake what was learned elsewhere
+      # (BiT, Kolesnikov et al., 2020).
+      head = models.Linear(num_classes, kernel_init=nn.initializers.zeros)
+    return models.create(self.model).clone(head=head)
 
   def load_optimizer(self, steps: int) -> optax.GradientTransformation:
     """Returns Adam along a cosine over `steps`."""

@@ -31,7 +31,7 @@ def extract(flags: Flags) -> None:
   few = flags.few(training)[flags.seed]
   steps = batches.steps_for(few, flags.epochs, flags.batch_size)
   batches.check_batch_size(flags.batch_size, len(few))
-  model, variables = flags.load_model(classes)
+  model, variables = flags.build_model(classes), flags.load_backbone()
   method = plain.method(LinearProbe(classes), flags.load_optimizer(steps))
   run = flags.open_run(fingerprint=training.fingerprint())
 

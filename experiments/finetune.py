@@ -13,6 +13,7 @@ from typing import Literal
 from experiments import cli
 from tljax.data import augment, batches
 from tljax.finetuning import labels, plain
+from tljax.method import Method
 from tljax.train import Plan, compare
 
 MIXES = {
@@ -35,23 +36,27 @@ class Flags(cli.TrainingFlags):
   mix: Literal['none', 'mixup', 'cutmix', 'both'] = 'none'
   """Blend of training images and their labels."""
 
+  def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
+    """By strategy, what is trained."""
+    model, optimizer = self.build_model(num_classes), self.load_optimizer(steps)
+    if self.freeze:
+      model, optimizer = labels.freeze(model, optimizer, *self.freeze)
+    name = 'fine_tuning' if self.weights else 'scratch'
+    return {name: plain.method(model, optimizer)}
+
 
 def finetune(flags: Flags) -> None:
   splits = flags.load_data(flags.data)
   training, mix = splits['train'], MIXES[flags.mix]
   few = flags.few(training)
   steps = batches.steps_for(few[flags.seed], flags.epochs, flags.batch_size)
-  model, variables = flags.load_model(len(training.classes))
-  optimizer = flags.load_optimizer(steps)
-  if flags.freeze:
-    model, optimizer = labels.freeze(model, optimizer, *flags.freeze)
-  method = plain.method(model, optimizer)
-  name = 'scratch' if variables is None else 'fine_tuning'
+  ((name, method),) = flags.methods(len(training.classes), steps).items()
+  variables = flags.load_backbone()
   plans = {}
   for seed, examples in few.items():
     stream = flags.stream(examples, seed, mix=mix and mix(len(training.classes)))
     plans[seed] = {name: Plan(method, stream, variables)}
-  run = flags.open_run(fingerprint=training.fingerprint())
+  run = flags.open_run(fingerprint=training.fingerprint(), class_names=training.classes)
   trials = compare(plans, steps, splits, run)
   cli.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
 

@@ -18,6 +18,7 @@ from tljax.adaptation import adversarial, dann
 from tljax.data import augment, batches, digits
 from tljax.extraction.features import extract
 from tljax.finetuning import labels, plain
+from tljax.method import Method
 from tljax.train import Plan, compare
 
 SHOTS = 10  # labelled target images per class, for the strategies that have few
@@ -32,46 +33,55 @@ class Flags(cli.Flags):
   """Passes over the source set; every strategy takes as many steps."""
   batch_size: int = 64
 
+  def transform(self) -> data.Transform:
+    """Of every image."""
+    return data.Transform(digits.SIZE)
+
+  def build_model(self, num_classes: int) -> models.Classifier:
+    """Returns the network of all strategies."""
+    return models.create('cnn', num_classes)
+
+  def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
+    """By strategy, what is trained."""
+    model = self.build_model(num_classes)
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
+    head_only = labels.freeze(model, optimizer, 'backbone/.*')
+    supervised = ('source_only', 'scratch', 'fine_tuning', 'oracle')
+    return {
+      **dict.fromkeys(supervised, plain.method(model, optimizer)),
+      'feature_extraction': plain.method(*head_only),
+      'dann': dann.method(model, optimizer, strength=adversarial.ramp(steps)),
+    }
+
 
 def quickstart(flags: Flags) -> None:
-  source, target = (data.load(name, data.Transform(16)) for name in digits.NAMES)
+  source, target = (data.load(name, flags.transform()) for name in digits.NAMES)
   steps = batches.steps_for(source['train'], flags.epochs, flags.batch_size)
-
-  model = models.create('cnn', num_classes=10)
-  optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
-  supervised = plain.method(model, optimizer)
-  head_only = plain.method(*labels.freeze(model, optimizer, 'backbone/.*'))
-  adapted = dann.method(model, optimizer, strength=adversarial.ramp(steps))
-
+  methods = flags.methods(10, steps)
   plans = {}
   for seed in flags.seed_range():
+    few = target['train'].shots(SHOTS, seed)
     on_source, few, on_target = (
       batches.stream(part, flags.batch_size, seed, augment.invert_contrast)
-      for part in (
-        source['train'],
-        target['train'].shots(SHOTS, seed),
-        target['train'],
-      )
+      for part in (source['train'], few, target['train'])
     )
-    plans[seed] = {
-      'source_only': Plan(supervised, on_source),
-      'scratch': Plan(supervised, few),
-      'feature_extraction': Plan(head_only, few, 'source_only'),
-      'fine_tuning': Plan(supervised, few, 'source_only'),
-      'dann': Plan(adapted, batches.pair(on_source, on_target)),
-      'oracle': Plan(supervised, on_target),
+    feeds = {
+      'source_only': (on_source,),
+      'scratch': (few,),
+      'feature_extraction': (few, 'source_only'),
+      'fine_tuning': (few, 'source_only'),
+      'dann': (batches.pair(on_source, on_target),),
+      'oracle': (on_target,),
     }
-  run = flags.open_run()
+    plans[seed] = {name: Plan(methods[name], *feed) for name, feed in feeds.items()}
+  run = flags.open_run(class_names=source['train'].classes)
   trials = compare(plans, steps, target, run)
 
   shown = {'digits': source['test'], 'digits-m': target['test']}
-  features = {
-    name: {
-      domain: extract(model, trials[name][0].state.variables, split.images)
-      for domain, split in shown.items()
-    }
-    for name in ('source_only', 'dann')
-  }
+  model, features = flags.build_model(10), {}
+  for name in ('source_only', 'dann'):
+    variables = trials[name][0].state.variables
+    features[name] = {k: extract(model, variables, s.images) for k, s in shown.items()}
   text = (
     f'Accuracy on the {len(target["test"])} test images of digits-m after {steps} '
     f'steps of {flags.batch_size} images. Few labels: {SHOTS} per class. Unsupervised: '

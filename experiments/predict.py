@@ -1,0 +1,96 @@
+"""Classifies images by a trained network.
+
+python -m experiments.predict --run runs/tuned --images photos/ --out predictions.csv
+"""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from experiments import cli, trained
+from tljax.data import folder, loading
+from tljax.data.source import Source
+from tljax.errors import InputError
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags:
+  """Classifies images by a trained network."""
+
+  run: pathlib.Path
+  """Run folder of the network: that of finetune, adapt, ..."""
+  images: tuple[pathlib.Path, ...]
+  """Image files, and folders of such, however deep."""
+  out: pathlib.Path
+  """File for the predictions: .csv or .json; it must not exist."""
+  strategy: str | None = None
+  """Which of the run's networks; by default the last it trained: the adapted one."""
+  skip_corrupt: bool = False
+  """Leave out images that cannot be read, and name them."""
+
+
+def predict(flags: Flags) -> None:
+  if flags.out.suffix not in ('.csv', '.json'):
+    raise InputError(f'--out {flags.out} must end in .csv or .json')
+  if flags.out.exists():
+    raise InputError(f'{flags.out} exists; choose another --out')
+  network = trained.load(flags.run, flags.strategy)
+  paths = find(flags.images)
+  source = Source(paths, np.zeros(len(paths), np.int32), (), 'images')
+  dataset, corrupt = loading.decode(
+    source, network.transform, flags.skip_corrupt, in_memory=False
+  )
+  for name in corrupt:
+    print(f'left out {name}', file=sys.stderr)
+  logits, source = network.logits(dataset.images), dataset.images.source
+  probabilities = np.asarray(jax.nn.softmax(logits))
+  rows = [
+    {
+      'image': source.name(i),
+      'class': network.classes[p.argmax()],
+      'confidence': float(p.max()),
+      'probabilities': dict(zip(network.classes, p.tolist(), strict=True)),
+    }
+    for i, p in enumerate(probabilities)
+  ]
+  write(flags.out, rows)
+  print(f'{network.name}: {len(rows)} predictions in {flags.out}', file=sys.stderr)
+
+
+def find(paths: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:
+  """Returns the image files among the paths and in their folders, sorted each.
+
+  Raises:
+    InputError: a path does not exist, or a folder holds no image.
+  """
+  found = []
+  for path in paths:
+    inside = [path] if path.is_file() else sorted(path.rglob('*'))
+    images = [p for p in inside if p.suffix.lower() in folder.EXTENSIONS]
+    if not images:
+      raise InputError(f'{path}: there is no image; check the path')
+    found += images
+  return found
+
+
+def write(path: pathlib.Path, rows: list[dict]) -> None:
+  """Writes predictions, in a CSV file with a column a class."""
+  if path.suffix == '.json':
+    path.write_text(json.dumps(rows, indent=2) + '\n')
+    return
+  with open(path, 'x', newline='', encoding='utf-8', errors='surrogateescape') as file:
+    writer = csv.writer(file)
+    classes = list(rows[0]['probabilities'])
+    writer.writerow(['image', 'class', 'confidence', *(f'p({k})' for k in classes)])
+    for row in rows:
+      figures = (row['confidence'], *row['probabilities'].values())
+      writer.writerow([row['image'], row['class'], *(f'{p:.6f}' for p in figures)])
+
+
+if __name__ == '__main__':
+  cli.main(predict, Flags)

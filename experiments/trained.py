@@ -1,0 +1,97 @@
+"""Trained networks, out of the run folders that the other scripts leave."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from tljax.checkpoint import Checkpoints
+from tljax.data import Transform
+from tljax.data.images import Images
+from tljax.errors import InputError
+from tljax.method import Method, TrainState
+from tljax.run import Run
+from tljax.train import predictor
+
+SCRIPTS = ('adapt', 'finetune', 'quickstart')  # those whose runs hold networks
+
+
+class Trained(NamedTuple):
+  """A trained network.
+
+  Attributes:
+    name: of its training: strategy and seed.
+    classes: K names.
+    transform: of images.
+    method: that trained it.
+    state: the last.
+    stages: of its backbone, bottom to top.
+  """
+
+  name: str
+  classes: tuple[str, ...]
+  transform: Transform
+  method: Method
+  state: TrainState
+  stages: tuple[str, ...]
+
+  @property
+  def logits(self) -> Callable[[np.ndarray | Images], np.ndarray]:
+    """Maps images (N, H, W, 3) uint8 to logits (N, K)."""
+    return lambda images: predictor(self.method, batch_size=64)(self.state, images)
+
+
+def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
+  """Returns the network that a run trained, of the run's first seed.
+
+  Args:
+    folder: the run's.
+    strategy: by default the last that the script trains, such as the adapted one.
+
+  Raises:
+    InputError: the folder holds no such network.
+  """
+  try:
+    config = json.loads((folder / 'config.json').read_text())
+    script, classes = config['script'], tuple(config['class_names'])
+  except (OSError, ValueError, KeyError) as error:
+    raise InputError(f'{folder} is no run folder of {", ".join(SCRIPTS)}') from error
+  if script not in SCRIPTS:
+    raise InputError(f'{folder}: {script} leaves no network; {", ".join(SCRIPTS)} do')
+  flags = _flags(importlib.import_module(f'experiments.{script}').Flags, folder, config)
+  methods = flags.methods(len(classes), steps=1)
+  strategy = strategy or list(methods)[-1]
+  if strategy not in methods:
+    raise InputError(
+      f'{folder} has no strategy {strategy!r}; choose one of {", ".join(methods)}'
+    )
+  name, transform = f'{strategy}-{flags.seed}', flags.transform()
+  state = _restore(Run(folder), name, methods[strategy], transform.size)
+  stages = flags.build_model(len(classes)).spec.stages
+  return Trained(name, classes, transform, methods[strategy], state, stages)
+
+
+def _flags(kind, folder, config):
+  """The flags that a run was started with."""
+  known = {field.name for field in dataclasses.fields(kind)}
+  values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+  return kind(out=folder, **{k: v for k, v in values.items() if k in known})
+
+
+def _restore(run, name, method, size):
+  images = {'image': np.zeros((2, size, size, 3), np.float32)}
+  labelled = {**images, 'label': np.zeros(2, np.int32)}
+  # What either family of methods is initialised on.
+  batch = {**labelled, 'source': labelled, 'target': images}
+  folder = run.checkpoints(name)
+  if not folder.is_dir():
+    raise InputError(f'{folder} is absent: the run has not trained that yet')
+  with Checkpoints(folder) as checkpoints:
+    if checkpoints.latest_step() is None:
+      raise InputError(f'{folder} holds no checkpoint; finish the run by --resume')
+    return checkpoints.restore(like=method.init(jax.random.key(0), None, batch))

@@ -1,0 +1,112 @@
+"""Predictions of trained networks on image files."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import trained
+from tljax.data import Transform, loading
+from tljax.train import predictor
+
+CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 12, '--seeds', 1)
+
+
+@pytest.fixture
+def run(launch, pets, tmp_path):
+  data, out = f'folder:{pets}', tmp_path / 'run'
+  flags = ('--data', data, *CNN, '--epochs', 12, '--learning-rate', 0.01)
+  assert launch('finetune', *flags, '--out', out).status == 0
+  return out
+
+
+def test_predictions_are_the_networks(launch, run, pets, tmp_path):
+  table, listing = tmp_path / 'out.csv', tmp_path / 'out.json'
+  for out in (table, listing):
+    ended = launch('predict', '--run', run, '--images', pets, '--out', out)
+    assert ended.status == 0, ended.err
+  rows = json.loads(listing.read_text())
+  assert len(rows) == 20
+  assert [row['image'] for row in rows] == [
+    str(path) for path in sorted(pets.rglob('*.*'))
+  ]
+
+  source = loading.read(f'folder:{pets}')['all']
+  dataset, _ = loading.decode(source, Transform(12, 12), False, True)
+  network = trained.load(run)
+  logits = predictor(network.method)(network.state, dataset.images)
+  wanted = {
+    source.name(i): np.asarray(jax.nn.softmax(row)) for i, row in enumerate(logits)
+  }
+  for row in rows:
+    p = wanted[row['image']]
+    assert list(row['probabilities']) == ['cat', 'dog']
+    np.testing.assert_allclose([*row['probabilities'].values()], p, rtol=1e-4)
+    assert row['class'] == ('cat', 'dog')[p.argmax()]
+    np.testing.assert_allclose(row['confidence'], p.max(), rtol=1e-4)
+  right = [row['class'] in row['image'] for row in rows]
+  assert np.mean(right) > 0.75  # cats are dark, dogs are bright
+
+  with open(table, newline='') as file:
+    columns = list(csv.DictReader(file))
+  assert [row['image'] for row in columns] == [row['image'] for row in rows]
+  for ours, theirs in zip(columns, rows, strict=True):
+    assert ours['class'] == theirs['class']
+    assert float(ours['p(dog)']) == pytest.approx(
+      theirs['probabilities']['dog'], abs=1e-6
+    )
+
+
+def test_any_strategy_of_a_run(launch, pets, tmp_path):
+  domain, run = f'folder:{pets}', tmp_path / 'run'
+  flags = ('--source', domain, '--target', domain, *CNN, '--epochs', 1)
+  assert launch('adapt', *flags, '--out', run).status == 0
+  states = {s: trained.load(run, s).state for s in ('source_only', 'dann')}
+  assert 'discriminator' in states['dann'].params
+  assert 'discriminator' not in states['source_only'].params
+  assert trained.load(run).name == 'dann-0'
+  out = tmp_path / 'out.json'
+  ended = launch(
+    'predict', '--run', run, '--strategy', 'cdan', '--images', pets, '--out', out
+  )
+  assert ended.status == 2 and 'choose one of source_only, dann' in ended.err
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(launch, run, pets, tmp_path):
+  out = tmp_path / 'out.csv'
+  broken = pets / 'cat' / 'broken.png'
+  broken.write_bytes(b'no image')
+  good = pets / 'cat' / '0.png'
+
+  def refused(match, *flags, out=out):
+    ended = launch('predict', '--out', out, *flags)
+    assert ended.status == 2 and match in ended.err, ended.err
+    assert len(ended.err.splitlines()) == 1
+
+  refused('broken.png', '--run', run, '--images', pets)
+  refused('no run folder', '--run', pets, '--images', good)
+  refused('there is no image', '--run', run, '--images', pets / 'cow')
+  refused('there is no image', '--run', run, '--images', run)
+  refused('.csv or .json', '--run', run, '--images', good, out=tmp_path / 'out.txt')
+  assert not out.exists()
+  (out).write_text('mine')
+  refused('exists', '--run', run, '--images', good)
+  assert out.read_text() == 'mine'
+
+  other = tmp_path / 'other.csv'
+  ended = launch(
+    'predict', '--run', run, '--images', pets, '--skip-corrupt', '--out', other
+  )
+  assert ended.status == 0 and f'left out {broken}' in ended.err
+  assert len(other.read_text().splitlines()) == 21
+
+
+def test_a_single_file_and_any_mode(launch, run, tmp_path):
+  path, out = tmp_path / 'grey.bmp', tmp_path / 'out.json'
+  Image.fromarray(np.full((30, 50), 250, np.uint8)).save(path)
+  assert launch('predict', '--run', run, '--images', path, '--out', out).status == 0
+  (row,) = json.loads(out.read_text())
+  assert row['class'] == 'dog' and 0.5 < row['confidence'] <= 1
