@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tljax import losses
+from tljax.data.augment import Augment
 from tljax.method import (
   Batch,
   Method,
@@ -28,6 +30,7 @@ def align(
   *,
   strength: float | optax.Schedule = 1.0,
   init_params: Callable | None = None,
+  augment: Augment | None = None,
 ) -> Method:
   """Builds a method that minimises source cross-entropy plus an alignment loss.
 
@@ -41,6 +44,7 @@ def align(
       it applies the strength itself.
     strength: a number, or a schedule of the step.
     init_params: `(key, outputs) -> {part: params}`: parameters of the loss itself.
+    augment: see `both_domains`.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
@@ -49,7 +53,9 @@ def align(
     return new_state(key, model, optimizer, images, variables, init_params=init_params)
 
   def loss_fn(params, state, batch, rng):
-    source, target, model_state = both_domains(model, params, state, batch, rng)
+    source, target, model_state = both_domains(
+      model, params, state, batch, rng, augment
+    )
     task = losses.cross_entropy(source['logits'], batch['source']['label'])
     weight = jnp.asarray(schedule(state.step), jnp.float32)
     alignment = alignment_loss(params, source, target, weight)
@@ -60,20 +66,46 @@ def align(
 
 
 def both_domains(
-  model, params: Params, state: TrainState, batch: Batch, rng: jax.Array
+  model,
+  params: Params,
+  state: TrainState,
+  batch: Batch,
+  rng: jax.Array,
+  augment: Augment | None = None,
 ) -> tuple[Outputs, Outputs, Any]:
   """Runs the model in training mode on both domains as one batch.
+
+  Args:
+    model: outputs by endpoint.
+    params: of the model, and others.
+    state: of the run.
+    batch: `{'source': {'image'}, 'target': {'image'}}`.
+    rng: of this step.
+    augment: with it, the target's strong view is in the batch too, and its outputs
+      are `target['strong']`; it is drawn where the stream has none of that name.
 
   Returns:
     The source's and the target's outputs by endpoint, float32 at least, as losses
     want them, and the updated mutable collections.
   """
-  images = jnp.concatenate([batch['source']['image'], batch['target']['image']])
-  outputs, model_state = apply_train(model, params, state, images, rng)
+  views = [batch['source']['image'], batch['target']['image']]
+  if augment is not None:
+    rng, key = jax.random.split(rng)
+    views.append(strong_view(batch['target'], augment, key))
+  outputs, model_state = apply_train(model, params, state, jnp.concatenate(views), rng)
   outputs = jax.tree.map(
     lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, outputs
   )
-  split = len(batch['source']['image'])
-  source = jax.tree.map(lambda x: x[:split], outputs)
-  target = jax.tree.map(lambda x: x[split:], outputs)
+  ends = np.cumsum([len(view) for view in views])
+  source, target, *strong = (
+    jax.tree.map(lambda x, a=end - len(view), b=end: x[a:b], outputs)
+    for view, end in zip(views, ends, strict=True)
+  )
+  if strong:
+    target = {**target, 'strong': strong[0]}
   return source, target, model_state
+
+
+def strong_view(target: Batch, augment: Augment, key: jax.Array) -> jax.Array:
+  """The target's images, strongly augmented: the stream's own, or drawn here."""
+  return target['strong'] if 'strong' in target else augment(key, target['image'])
