@@ -1,0 +1,96 @@
+"""Mean teacher (Tarvainen and Valpola, 2017), as French et al. (2018) adapt with it."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax import losses
+from tljax.adaptation import pseudo
+from tljax.adaptation.alignment import strong_view
+from tljax.data.augment import Augment
+from tljax.method import Method, apply_train, gradient_step, new_state
+
+
+def method(
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  strength: float | optax.Schedule = 3.0,
+  decay: float = 0.99,
+  threshold: float = 0.968,
+  augment: Augment = pseudo.shift_and_cut,
+) -> Method:
+  """Learns to predict on the target as the average of its own past weights does.
+
+  The student minimises source cross-entropy + strength x its `inconsistency` with the
+  teacher, which sees the weak view of the target and the student the strong one. The
+  teacher's parameters are the student's moving average, its batch statistics the
+  target's alone; the domains go through the student one by one (French et al.,
+  section 3). The teacher is what is deployed.
+
+  Args:
+    model: outputs by endpoint, among them 'logits'.
+    optimizer: moves the student's parameters.
+    strength: a number or a schedule of the step.
+    decay: alpha, of the average a step; it starts lower, as the authors' does, so that
+      the average soon forgets the first weights.
+    threshold: the least probability of a prediction of the teacher's that teaches
+      (French et al., section 3.2, in place of a ramp of the strength).
+    augment: draws the strong view where the stream has none.
+  """
+  schedule = strength if callable(strength) else optax.constant_schedule(strength)
+
+  def init(key, variables, batch):
+    state = new_state(key, model, optimizer, batch['source']['image'], variables)
+    teacher = jax.tree.map(lambda x: jnp.array(x, copy=True), state.variables)
+    return state.replace(memory=teacher)
+
+  def loss_fn(params, state, batch, rng):
+    view_key, source_key, target_key, _ = jax.random.split(rng, 4)
+    source, target = batch['source'], batch['target']
+    view = strong_view(target, augment, view_key)
+    outputs, model_state = apply_train(
+      model, params, state, source['image'], source_key
+    )
+    task = losses.cross_entropy(outputs['logits'], source['label'])
+    outputs, _ = apply_train(model, params, state, view, target_key)
+    weight = jnp.asarray(schedule(state.step), jnp.float32)
+    gap = weight * inconsistency(outputs['logits'], target['teacher'], threshold)
+    metrics = {'task_loss': task, 'alignment_loss': gap, 'strength': weight}
+    return task + gap, (model_state, metrics)
+
+  learn = gradient_step(loss_fn, optimizer)
+
+  def step(state, batch):
+    params, model_state = _split(state.memory)
+    key = jax.random.split(jax.random.fold_in(state.rng, state.step), 4)[3]
+    target, teacher = batch['target'], state.replace(model_state=model_state)
+    outputs, model_state = apply_train(model, params, teacher, target['image'], key)
+    target = {**target, 'teacher': outputs['logits']}
+    after, metrics = learn(state, {**batch, 'target': target})
+    keep = jnp.minimum(1 - 1 / (after.step + 1).astype(jnp.float32), decay)
+    params = optax.incremental_update(after.params, params, 1 - keep)
+    return after.replace(memory={'params': params, **model_state}), metrics
+
+  def predict(state, images):
+    return model.apply(state.memory, images, train=False)['logits']
+
+  return Method(init, step, predict)
+
+
+def inconsistency(
+  student: jax.Array, teacher: jax.Array, threshold: float = 0.0
+) -> jax.Array:
+  """Mean squared difference of softmax predictions, 0 where the teacher is not sure.
+
+  Logits are (N, K); the mean is over examples, sure or not, and classes. The teacher
+  is a constant to the gradient.
+  """
+  _, sure = pseudo.confident(teacher, threshold)
+  gaps = jax.nn.softmax(student) - jax.lax.stop_gradient(jax.nn.softmax(teacher))
+  return jnp.mean(sure.astype(gaps.dtype)[:, None] * jnp.square(gaps))
+
+
+def _split(variables):
+  model_state = dict(variables)
+  return model_state.pop('params'), model_state
