@@ -23,7 +23,7 @@ def descend(params, loss, parts):
 
 
 def test_pretraining_is_on_the_source_and_is_remembered(points, points_batch):
-  method, state = build(points, points_batch, pretraining=2)
+  method, state = build(points, points_batch, source_steps=2)
   source, params = points_batch['source'], state.params
 
   def task(params):
@@ -44,7 +44,7 @@ def test_pretraining_is_on_the_source_and_is_remembered(points, points_batch):
 
 
 def test_one_step_is_the_discriminators_and_then_the_targets(points, points_batch):
-  method, state = build(points, points_batch, pretraining=0, strength=0.5)
+  method, state = build(points, points_batch, source_steps=0, strength=0.5)
   state, _ = method.step(state, points_batch)  # so that the two networks differ
   source, target = (points_batch[k]['image'] for k in ('source', 'target'))
 
@@ -73,7 +73,7 @@ def test_one_step_is_the_discriminators_and_then_the_targets(points, points_batc
 def test_only_the_targets_images_move_the_statistics(model, family_batches):
   """The kept network is in evaluation mode, and the head has a single task."""
   batch = family_batches['adaptation'](0)
-  method = adda.method(model, optax.sgd(0.1), pretraining=0)
+  method = adda.method(model, optax.sgd(0.1), source_steps=0)
   state = method.init(jax.random.key(0), None, batch)
   step = jax.jit(method.step)
   after, _ = step(state, batch)

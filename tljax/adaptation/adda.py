@@ -6,6 +6,7 @@ import optax
 
 from tljax import losses
 from tljax.adaptation.adversarial import Discriminator, init_discriminator
+from tljax.adaptation.phases import in_turn
 from tljax.method import Method, apply_train, group_step, new_state, predict_with
 
 
@@ -14,7 +15,7 @@ def method(
   optimizer: optax.GradientTransformation,
   *,
   strength: float | optax.Schedule = 1.0,
-  pretraining: int = 1000,
+  source_steps: int = 1000,
   discriminator=Discriminator(),
 ) -> Method:
   """Trains on the source, then moves the target's features to where the source's lie.
@@ -30,8 +31,7 @@ def method(
       'head'.
     optimizer: moves all parts; see `group_step`.
     strength: of the target's loss, a number or a schedule of the step.
-    pretraining: steps of the first phase; 0 where the variables are trained already,
-      which a CPU, slow at convolutions under a condition, is better given.
+    source_steps: of the first phase; 0 where the variables are trained already.
     discriminator: (N, D) features to (N,) logits.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
@@ -82,14 +82,7 @@ def method(
     state, moved = move_features(state, batch)
     return state, {**metrics, 'alignment_loss': moved['loss']}
 
-  def step(state, batch):
-    if pretraining == 0:
-      state, metrics = adapt(state, batch)
-    else:
-      first = state.step < pretraining
-      state, metrics = jax.lax.cond(first, pretrain, adapt, state, batch)
-    return state.replace(step=state.step + 1), metrics
-
+  step = in_turn(source_steps, pretrain, adapt)
   return Method(init, step, predict_with(model))
 
 

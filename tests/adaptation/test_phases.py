@@ -1,0 +1,43 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax.adaptation.phases import in_turn
+from tljax.method import TrainState
+
+START = {'w': np.float32(1)}
+
+
+def change(name, factor):
+  def step(state, batch):
+    params = {'w': state.params['w'] * factor + batch}
+    return state.replace(params=params), {'loss': jnp.float32(factor)}
+
+  step.__name__ = name
+  return step
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+@pytest.mark.parametrize('source_steps', [0, 2, 9])
+def test_the_phases_follow_each_other(monkeypatch, backend, source_steps):
+  """Whichever way they are chosen between; both ways run on a CPU."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  step = jax.jit(in_turn(source_steps, change('learn', 2.0), change('adapt', 10.0)))
+  state = TrainState(jnp.int32(0), jax.random.key(0), START, {}, ())
+  value, factors = 1.0, []
+  for t in range(4):
+    factor = 2.0 if t < source_steps else 10.0
+    value = value * factor + t
+    state, metrics = step(state, np.float32(t))
+    factors.append(float(metrics['loss']) == factor)
+    assert int(state.step) == t + 1
+  assert all(factors)
+  np.testing.assert_allclose(state.params['w'], value)
+
+
+def test_what_is_thrown_away_may_be_infinite():
+  step = in_turn(1, change('learn', 1.0), change('adapt', np.inf))
+  state = TrainState(jnp.int32(0), jax.random.key(0), START, {}, ())
+  after, _ = step(state, np.float32(1))
+  np.testing.assert_allclose(after.params['w'], 2)
