@@ -29,6 +29,7 @@ def regularize(
   strength: float | optax.Schedule = 1.0,
   head_decay: float = 0.0,
   remember: Callable[[TrainState], Any] = lambda state: (),
+  init_params: Callable[[jax.Array, Outputs], Params] | None = None,
 ) -> Method:
   """Builds a method that minimises cross-entropy + strength x penalty.
 
@@ -44,11 +45,13 @@ def regularize(
     head_decay: of what has no pretrained weights to be pulled to.
     remember: `state -> memory`, of the state before the first step, which holds the
       pretrained variables. It is copied.
+    init_params: see `new_state`.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
   def init(key, variables, batch):
-    state = new_state(key, model, optimizer, batch['image'], variables)
+    images = batch['image']
+    state = new_state(key, model, optimizer, images, variables, init_params=init_params)
     memory = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), remember(state))
     return state.replace(memory=memory)
 
