@@ -18,6 +18,7 @@ import jax
 import optax
 
 from tljax.errors import InputError
+from tljax.finetuning.wrapped import WrappedModel
 from tljax.method import Params, path_name
 from tljax.models import Spec
 
@@ -110,25 +111,10 @@ def freeze(
 
 
 @dataclasses.dataclass(frozen=True)
-class FrozenModel:
+class FrozenModel(WrappedModel):
   """A model whose parameters that match one of `patterns` take no gradient."""
 
-  model: nn.Module
   patterns: tuple[str, ...]
-
-  @property
-  def spec(self) -> Spec:
-    """The model's."""
-    return self.model.spec
-
-  @property
-  def head(self) -> nn.Module:
-    """The model's."""
-    return self.model.head
-
-  def init(self, *args, **kwargs):
-    """As the model's."""
-    return self.model.init(*args, **kwargs)
 
   def apply(self, variables, *args, **kwargs):
     """As the model's, with frozen modules in evaluation mode."""

@@ -10,8 +10,8 @@ import optax
 
 from tljax.errors import InputError
 from tljax.finetuning import labels, plain
+from tljax.finetuning.wrapped import WrappedModel
 from tljax.method import Method, Variables
-from tljax.models import Spec
 
 
 def method(
@@ -58,21 +58,15 @@ def merge(variables: Variables) -> Variables:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptedModel:
+class AdaptedModel(WrappedModel):
   """A model with low-rank branches, whose parameters are in the part 'lora'.
 
   It holds {'a': (..., in, r), 'b': (r, out)} by the kernel's path, with '|' between
   the names. Of a convolution, A is one of the same window to r channels, B is 1x1.
   """
 
-  model: nn.Module
   rank: int
   pattern: str
-
-  @property
-  def spec(self) -> Spec:
-    """The model's."""
-    return self.model.spec
 
   def init(self, key: jax.Array, *args, **kwargs) -> Variables:
     """As the model's, with A drawn so that xA has the variance of x, and B zero.

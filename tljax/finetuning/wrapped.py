@@ -1,0 +1,35 @@
+"""A model with its computation changed from outside, and its parameters' names kept."""
+
+import dataclasses
+from typing import Any
+
+from tljax.method import Variables
+from tljax.models import Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class WrappedModel:
+  """The model itself; a subclass changes `apply`, or adds parts of the parameters.
+
+  Any Method takes it in the model's place.
+  """
+
+  model: Any
+
+  @property
+  def spec(self) -> Spec:
+    """The model's."""
+    return self.model.spec
+
+  @property
+  def head(self) -> Any:
+    """The model's."""
+    return self.model.head
+
+  def init(self, *args, **kwargs) -> Variables:
+    """As the model's."""
+    return self.model.init(*args, **kwargs)
+
+  def apply(self, variables: Variables, *args, **kwargs) -> Any:
+    """As the model's."""
+    return self.model.apply(variables, *args, **kwargs)
