@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -82,7 +82,7 @@ def fit(
       checkpoints = stack.enter_context(Checkpoints(run.checkpoints(name)))
       state = _resume(checkpoints, run, name, state)
     records = run.records(name) if run else []
-    bar = stack.enter_context(_Bar(name, int(state.step), steps))
+    bar = stack.enter_context(Bar(name, int(state.step), steps))
     stopped = stack.enter_context(_stop_signals())
     started = time.perf_counter() - (records[-1]['seconds'] if records else 0.0)
     under_way = collections.deque()
@@ -263,8 +263,17 @@ def in_batches(
 ) -> np.ndarray:
   """Returns `function(array)`, computed over batches that all have one shape.
 
-  The last batch is padded with zeros and the padding's results are dropped, so every
-  row counts once and the function is compiled once.
+  The padding's results are dropped, so every row counts once and the function is
+  compiled once; see `padded_batches`.
+  """
+  parts = [np.asarray(function(p)) for p in padded_batches(array, batch_size)]
+  return np.concatenate(parts)[: len(array)]
+
+
+def padded_batches(array: np.ndarray | Images, batch_size: int) -> Iterator[np.ndarray]:
+  """Yields batches that all have one shape: the last is padded with zeros.
+
+  Images that are decoded as they are used are read ahead.
   """
 
   def read(i):
@@ -274,11 +283,10 @@ def in_batches(
 
   count = -(-len(array) // batch_size)
   if isinstance(array, np.ndarray):
-    parts = [np.asarray(function(read(i))) for i in range(count)]
-  else:  # decoded as it is used
+    yield from map(read, range(count))
+  else:
     with contextlib.closing(read_ahead(Stream(read, None), 0, count)) as ahead:
-      parts = [np.asarray(function(part)) for part in ahead]
-  return np.concatenate(parts)[: len(array)]
+      yield from ahead
 
 
 def _resume(checkpoints, run, name, state):
@@ -312,32 +320,30 @@ def _stop_signals():
       signal.signal(number, handler)
 
 
-class _Bar:
-  """Progress on standard error: steps, rate, time left, loss.
+class Bar:
+  """Progress on standard error: how many, rate, time left, loss.
 
   A bar in a terminal; elsewhere a line every ten seconds.
   """
 
-  def __init__(self, name, start, steps):
+  def __init__(self, name: str, start: int, total: int, unit: str = 'step'):
     self._console = Console(stderr=True)
     self._bar = progress.Progress(
       progress.TextColumn('{task.description}'),
       progress.BarColumn(),
       progress.MofNCompleteColumn(),
-      progress.TextColumn('{task.fields[rate]} loss {task.fields[loss]}'),
+      progress.TextColumn('{task.fields[text]}'),
       progress.TimeRemainingColumn(),
       console=self._console,
       transient=True,
       disable=not self._console.is_terminal,
     )
-    self._task = self._bar.add_task(
-      name, total=steps, completed=start, rate='', loss='-'
-    )
-    self._name, self._start, self._steps = name, start, steps
+    self._task = self._bar.add_task(name, total=total, completed=start, text='')
+    self._name, self._start, self._total, self._unit = name, start, total, unit
     self._pause = 0.5 if self._console.is_terminal else 10.0
     self._began = self._drawn = time.perf_counter()
 
-  def update(self, completed, loss):
+  def update(self, completed: int, loss: jax.Array | None = None) -> None:
     """Draws now and then; always waits for the step whose loss this is."""
     jax.block_until_ready(loss)
     now = time.perf_counter()
@@ -345,14 +351,13 @@ class _Bar:
       return
     self._drawn = now
     rate = (completed - self._start) / (now - self._began)
-    loss = f'{float(loss):.3f}'
-    text = f'{rate:.1f} steps/s'
-    self._bar.update(self._task, completed=completed, rate=text, loss=loss)
+    texts = [f'{rate:.1f} {self._unit}s/s']
+    texts += [] if loss is None else [f'loss {float(loss):.3f}']
+    self._bar.update(self._task, completed=completed, text=' '.join(texts))
     if not self._console.is_terminal:
-      left = (self._steps - completed) / rate
+      texts.insert(1, f'{(self._total - completed) / rate:.0f} s left')
       print(
-        f'{self._name}: step {completed}/{self._steps}, {text}, {left:.0f} s left, '
-        f'loss {loss}',
+        f'{self._name}: {self._unit} {completed}/{self._total}, {", ".join(texts)}',
         file=sys.stderr,
       )
 
