@@ -20,14 +20,6 @@ from tljax.extraction.linear import LinearProbe
 
 
 @pytest.fixture(scope='module')
-def variables(model):
-  drawn = model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
-  # Statistics unlike the batch's tell evaluation mode from training mode.
-  statistics = jax.tree.map(lambda leaf: leaf + 0.5, drawn['batch_stats'])
-  return {**drawn, 'batch_stats': statistics}
-
-
-@pytest.fixture(scope='module')
 def outputs(model, variables, domains):
   images = domains['digits']['validation'].images.astype(np.float32) / 255
   return model.apply(variables, images)
