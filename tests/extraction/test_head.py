@@ -45,13 +45,13 @@ def test_one_model_is_the_two_stages(model, variables, images, kind, endpoint, p
 
 
 def test_the_founding_head_stands_on_the_map():
-  """VGG without top, Flatten, Dense, as one plain classifier."""
-  vgg = models.create('vgg11').clone(head=FlattenMLP(2, (8,)))
-  images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-  variables = jax.jit(vgg.init)(jax.random.key(0), np.float32(images))
-  features = extract(vgg, variables, images, endpoint='map')
-  head = Head(vgg.head, vgg.head.init(jax.random.key(1), {'map': features}))
-  joined, together = join(vgg, variables, head, endpoint='map')
-  assert joined.head == vgg.head
+  """Flatten, Dense, on the network without its top, as one plain classifier."""
+  lenet = models.create('lenet').clone(head=FlattenMLP(2, (8,)))
+  images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
+  variables = jax.jit(lenet.init)(jax.random.key(0), np.float32(images))
+  features = extract(lenet, variables, images, endpoint='map')
+  head = Head(lenet.head, lenet.head.init(jax.random.key(1), {'map': features}))
+  joined, together = join(lenet, variables, head, endpoint='map')
+  assert joined.head == lenet.head
   outputs = joined.apply(together, np.float32(images / 255))
   np.testing.assert_allclose(outputs['logits'], head.logits(features), atol=1e-5)
