@@ -1,0 +1,35 @@
+"""The distances one by one, and scikit-learn's NearestCentroid, are the oracles."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestCentroid
+
+from tljax.extraction import nearest_mean
+
+
+def class_means(features, labels):
+  return np.stack([np.float64(features[labels == k]).mean(0) for k in range(10)])
+
+
+@pytest.mark.filterwarnings('ignore:self.within_class_std_dev_')
+def test_euclidean(pixels):
+  features, labels = pixels
+  train, test = features[::2], features[1::2]
+  head = nearest_mean.fit(train, labels[::2], 10)
+  means = class_means(train, labels[::2])
+  differences = test[:, None] - means[None]
+  shared = np.sum((test - train.mean(0)) ** 2, 1)
+  wanted = shared[:, None] - np.sum(differences**2, -1)
+  np.testing.assert_allclose(head.logits(test), wanted, rtol=1e-4, atol=0.05)
+  theirs = NearestCentroid().fit(train, labels[::2]).predict(test)
+  np.testing.assert_array_equal(head.logits(test).argmax(-1), theirs)
+
+
+def test_cosine(pixels):
+  features, labels = pixels
+  train, test = features[::2], features[1::2]
+  head = nearest_mean.fit(train, labels[::2], 10, metric='cosine')
+  units = train / np.linalg.norm(train, axis=1, keepdims=True)
+  means = class_means(units, labels[::2])
+  wanted = test @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+  np.testing.assert_allclose(head.logits(test), wanted, rtol=1e-4)
