@@ -16,7 +16,6 @@ from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.extraction import features
 from tljax.extraction.features import extract, extract_splits
-from tljax.extraction.linear import LinearProbe
 
 
 @pytest.fixture(scope='module')
@@ -54,27 +53,6 @@ def test_extract_splits_keeps_labels_and_classes(model, variables, domains):
     assert got[name].images.shape == (len(split), 8)
     np.testing.assert_array_equal(got[name].labels, split.labels)
     assert got[name].classes == split.classes
-
-
-def test_probe_standardises_features_whatever_their_scale():
-  features = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
-  features = features * np.float32([[1, 10, 100, 0.1, 1]]) + np.float32(3)
-  probe = LinearProbe(3)
-  variables = probe.init(jax.random.key(0), features)
-  outputs, state = probe.apply(variables, features, train=True, mutable=['batch_stats'])
-  scaled = (features - features.mean(0)) / features.std(0)
-  np.testing.assert_allclose(outputs['features'], scaled, rtol=1e-2, atol=2e-3)
-  assert outputs['logits'].shape == (64, 3)
-  # A tenth of the way from mean 0: the statistics are kept for evaluation.
-  mean = state['batch_stats']['norm']['mean']
-  np.testing.assert_allclose(mean, features.mean(0) / 10, rtol=1e-4)
-
-
-def test_probe_moves_only_its_head():
-  variables = LinearProbe(3).init(jax.random.key(0), np.zeros((1, 5), np.float32))
-  assert jax.tree.map(np.shape, variables['params']) == {
-    'head': {'classifier': {'kernel': (5, 3), 'bias': (3,)}}
-  }
 
 
 @pytest.mark.parametrize(
