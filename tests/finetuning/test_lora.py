@@ -9,6 +9,11 @@ import pytest
 from tljax import models
 from tljax.errors import InputError
 from tljax.finetuning import labels, lora, plain
+from tljax.finetuning.adapted import AdaptedModel
+
+
+def adapted_model(model, pattern):
+  return AdaptedModel(model, lora.low_rank(2), pattern)
 
 
 def perturbed(variables, seed=0):
@@ -49,7 +54,7 @@ def images():
 
 
 def test_it_starts_as_the_model_to_the_last_bit(layers, images, raw):
-  adapted = lora.AdaptedModel(layers, 2, 'backbone/.*kernel')
+  adapted = adapted_model(layers, 'backbone/.*')
   variables = adapted.init(jax.random.key(1), images)
   names = {name.split('|')[1] for name in variables['params']['lora']}
   assert names == {'strided', 'dilated', 'padded', 'tokens', 'out'}
@@ -60,7 +65,7 @@ def test_it_starts_as_the_model_to_the_last_bit(layers, images, raw):
 
 
 def test_merged_it_is_the_same_network(layers, images):
-  adapted = lora.AdaptedModel(layers, 2, 'backbone/.*kernel')
+  adapted = adapted_model(layers, 'backbone/.*')
   variables = perturbed(adapted.init(jax.random.key(1), images))
   base = layers.apply(
     {'params': {k: variables['params'][k] for k in ('backbone', 'head')}}, images
@@ -72,14 +77,14 @@ def test_merged_it_is_the_same_network(layers, images):
 
 
 def test_merging_adds_the_product_written_out(layers, images):
-  adapted = lora.AdaptedModel(layers, 2, '.*(padded|tokens)/kernel')
+  adapted = adapted_model(layers, '.*(padded|tokens)')
   variables = perturbed(adapted.init(jax.random.key(1), images))
   merged = lora.merge(variables)['params']['backbone']
   before = variables['params']['backbone']
   adapters = variables['params']['lora']
-  assert list(adapters) == ['backbone|padded|kernel', 'backbone|tokens|kernel']
+  assert list(adapters) == ['backbone|padded', 'backbone|tokens']
   for name in ('padded', 'tokens'):
-    a, b = adapters[f'backbone|{name}|kernel'].values()
+    a, b = adapters[f'backbone|{name}'].values()
     wanted = np.float64(before[name]['kernel'])
     for i in np.ndindex(wanted.shape):
       wanted[i] += sum(a[(*i[:-1], r)] * b[r, i[-1]] for r in range(2))
@@ -119,19 +124,19 @@ def test_a_vision_transformer_in_bfloat16_with_remat():
   options = {'image_size': 32, 'dtype': jnp.bfloat16, 'remat': True}
   model = models.create('vit_tiny_patch16_224', 10, **options)
   batch = {'image': jnp.ones((2, 32, 32, 3)), 'label': jnp.arange(2)}
-  method = lora.method(model, optax.sgd(0.1), rank=2, pattern='.*/block12/qkv/kernel')
+  method = lora.method(model, optax.sgd(0.1), rank=2, pattern='.*/block12/qkv')
   state = method.init(jax.random.key(0), None, batch)
   state, _ = method.step(state, batch)
-  assert list(state.params['lora']) == ['backbone|block12|qkv|kernel']
-  adapter = state.params['lora']['backbone|block12|qkv|kernel']
+  assert list(state.params['lora']) == ['backbone|block12|qkv']
+  adapter = state.params['lora']['backbone|block12|qkv']
   assert adapter['a'].shape == (192, 2) and adapter['b'].shape == (2, 576)
   assert np.any(adapter['b'] != 0)
 
 
 def test_a_pattern_of_nothing_is_refused(layers, images):
-  for pattern in ('backbone/nothing', 'backbone/grouped/kernel'):
-    with pytest.raises(InputError, match=f"'{pattern}' matches no kernel"):
-      lora.AdaptedModel(layers, 2, pattern).init(jax.random.key(0), images)
+  for pattern in ('backbone/nothing', 'backbone/grouped'):
+    with pytest.raises(InputError, match=f"'{pattern}' matches no dense layer"):
+      adapted_model(layers, pattern).init(jax.random.key(0), images)
 
 
 def flops(function, *args):
@@ -169,5 +174,5 @@ def test_no_gradient_of_a_frozen_kernel_is_computed():
 
 
 def test_a_frozen_adapted_model_passes_its_spec_on(layers):
-  adapted = lora.AdaptedModel(layers, 2, '.*kernel')
+  adapted = adapted_model(layers, '.*')
   assert labels.FrozenModel(adapted, ('backbone/.*',)).spec == layers.spec
