@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from tljax import models
-from tljax.errors import InputError
 from tljax.finetuning import labels, lora, plain
 from tljax.finetuning.adapted import AdaptedModel
 
@@ -53,27 +52,14 @@ def images():
   return jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
 
 
-def test_it_starts_as_the_model_to_the_last_bit(layers, images, raw):
-  adapted = adapted_model(layers, 'backbone/.*')
-  variables = adapted.init(jax.random.key(1), images)
+def test_layers_of_all_sorts_are_adapted(layers, images):
+  variables = adapted_model(layers, 'backbone/.*').init(jax.random.key(1), images)
   names = {name.split('|')[1] for name in variables['params']['lora']}
   assert names == {'strided', 'dilated', 'padded', 'tokens', 'out'}
-  base = {'params': {k: variables['params'][k] for k in ('backbone', 'head')}}
-  assert raw(base) == raw(layers.init(jax.random.key(1), images))
-  assert raw(adapted.apply(variables, images)) == raw(layers.apply(base, images))
-  assert raw(lora.merge(variables)) == raw(base)
-
-
-def test_merged_it_is_the_same_network(layers, images):
-  adapted = adapted_model(layers, 'backbone/.*')
-  variables = perturbed(adapted.init(jax.random.key(1), images))
-  base = layers.apply(
-    {'params': {k: variables['params'][k] for k in ('backbone', 'head')}}, images
-  )
-  got = adapted.apply(variables, images)
+  variables = perturbed(variables)
+  got = adapted_model(layers, 'backbone/.*').apply(variables, images)
   merged = layers.apply(lora.merge(variables), images)
   chex.assert_trees_all_close(got, merged, rtol=1e-5, atol=1e-5)
-  assert np.max(np.abs(got['logits'] - base['logits'])) > 0.1
 
 
 def test_merging_adds_the_product_written_out(layers, images):
@@ -90,53 +76,6 @@ def test_merging_adds_the_product_written_out(layers, images):
       wanted[i] += sum(a[(*i[:-1], r)] * b[r, i[-1]] for r in range(2))
     np.testing.assert_allclose(merged[name]['kernel'], wanted, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(merged['out']['kernel'], before['out']['kernel'])
-
-
-def test_training_moves_the_branches_and_the_head_alone(model, family_batches, raw):
-  stream = family_batches['finetuning']
-  method = lora.method(model, optax.adamw(1e-2), rank=2)
-  state = method.init(jax.random.key(0), None, stream(0))
-  before = raw((state.params['backbone'], state.model_state))
-  trained = raw({k: state.params[k] for k in ('head', 'lora')})
-  step = jax.jit(method.step)
-  for t in range(3):
-    state, _ = step(state, stream(t))
-  assert raw((state.params['backbone'], state.model_state)) == before
-  after = raw({k: state.params[k] for k in ('head', 'lora')})
-  assert all(after[name] != trained[name] for name in trained)
-  assert not any('backbone/' in name for name in raw(state.opt_state))
-  images = stream(0)['image']
-  merged = model.apply(lora.merge(state.variables), images)['logits']
-  np.testing.assert_allclose(
-    method.predict(state, images), merged, rtol=1e-5, atol=1e-5
-  )
-
-
-def test_it_starts_from_pretrained_variables(model, family_batches, raw):
-  batch = family_batches['finetuning'](0)
-  pretrained = model.init(jax.random.key(7), batch['image'])
-  state = lora.method(model, optax.sgd(0.1)).init(jax.random.key(0), pretrained, batch)
-  assert raw(lora.merge(state.variables)) == raw(pretrained)
-
-
-@jax.numpy_dtype_promotion('standard')  # flax's norms mix the two
-def test_a_vision_transformer_in_bfloat16_with_remat():
-  options = {'image_size': 32, 'dtype': jnp.bfloat16, 'remat': True}
-  model = models.create('vit_tiny_patch16_224', 10, **options)
-  batch = {'image': jnp.ones((2, 32, 32, 3)), 'label': jnp.arange(2)}
-  method = lora.method(model, optax.sgd(0.1), rank=2, pattern='.*/block12/qkv')
-  state = method.init(jax.random.key(0), None, batch)
-  state, _ = method.step(state, batch)
-  assert list(state.params['lora']) == ['backbone|block12|qkv']
-  adapter = state.params['lora']['backbone|block12|qkv']
-  assert adapter['a'].shape == (192, 2) and adapter['b'].shape == (2, 576)
-  assert np.any(adapter['b'] != 0)
-
-
-def test_a_pattern_of_nothing_is_refused(layers, images):
-  for pattern in ('backbone/nothing', 'backbone/grouped'):
-    with pytest.raises(InputError, match=f"'{pattern}' matches no dense layer"):
-      adapted_model(layers, pattern).init(jax.random.key(0), images)
 
 
 def flops(function, *args):
