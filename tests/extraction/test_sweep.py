@@ -14,7 +14,7 @@ from tljax.run import Run
 
 HEAD = FlattenMLP(10, (12,), rate=0.3)
 STEPS = 12
-MEMBERS = sweep.grid(
+SETTINGS = sweep.grid(
   learning_rate=(1e-3, 1e-2), weight_decay=(0, 0.1), dropout=(0, 0.5), seed=(0, 3)
 )
 
@@ -48,13 +48,12 @@ def fit(stream, one_device):
 
 
 def test_the_grid_has_every_combination():
-  members = sweep.grid(a=(1, 2), seed=(5, 6, 7))
-  np.testing.assert_array_equal(members['a'], [1, 1, 1, 2, 2, 2])
-  np.testing.assert_array_equal(members['seed'], [5, 6, 7, 5, 6, 7])
+  settings = sweep.grid(a=(1, 2), seed=(5, 6))
+  assert settings == [{'a': a, 'seed': s} for a in (1, 2) for s in (5, 6)]
 
 
 def test_each_member_is_trained_as_alone_and_all_compile_once(fit, stream, caplog):
-  method = sweep.method(make, MEMBERS)
+  method = sweep.method(make, SETTINGS)
   with jax.log_compiles():
     state, records = fit(method, every=1)
   assert sum('Compiling jit(step)' in message for message in caplog.messages) == 1
@@ -62,8 +61,9 @@ def test_each_member_is_trained_as_alone_and_all_compile_once(fit, stream, caplo
   assert logits.shape == (16, 16, 10)
   found = []
   for i in (3, 14, 15):
-    settings = {k: float(v[i]) for k, v in MEMBERS.items() if k != 'seed'}
-    alone, _ = fit(make(**settings), seed=int(MEMBERS['seed'][i]))
+    settings = dict(SETTINGS[i])
+    seed = settings.pop('seed')
+    alone, _ = fit(make(**settings), seed=seed)
     mine = sweep.member(state, i)
     assert mine.step == alone.step == STEPS
     for got, wanted in zip(
@@ -79,6 +79,14 @@ def test_each_member_is_trained_as_alone_and_all_compile_once(fit, stream, caplo
   assert records[-1]['loss'] < records[0]['loss']
 
 
+def test_without_seeds_all_members_start_alike(stream):
+  method = sweep.method(make, sweep.grid(learning_rate=(1, 2), weight_decay=(0,)))
+  states = [method.init(jax.random.key(seed), None, stream(0)) for seed in (0, 1)]
+  first, other = (np.asarray(s.params['head']['fc1']['kernel']) for s in states)
+  np.testing.assert_array_equal(first[0], first[1])
+  assert not np.allclose(first, other)
+
+
 def test_a_rate_given_later_drops_as_the_layer_does(fit):
   own, given = (
     fit(probe.method(probe.Probe(HEAD), optax.sgd(0.1), dropout=rate))[0]
@@ -91,26 +99,18 @@ def test_a_rate_given_later_drops_as_the_layer_does(fit):
 
 
 def test_one_may_diverge(fit):
-  members = sweep.grid(learning_rate=(1e-3, np.inf), weight_decay=(0,))
-  state, records = fit(sweep.method(make, members))
+  settings = sweep.grid(learning_rate=(1e-3, np.inf), weight_decay=(0,))
+  state, records = fit(sweep.method(make, settings))
   kernels = state.params['head']['classifier']['kernel']
   assert np.isfinite(kernels[0]).all() and not np.isfinite(kernels[1]).all()
   assert np.isfinite(records[-1]['loss'])
 
 
 def test_it_resumes_as_any_method(fit, tmp_path, raw):
-  members = sweep.grid(learning_rate=(1e-3, 1e-2), weight_decay=(0,), seed=(0, 1))
-  method = sweep.method(make, members)
+  settings = sweep.grid(learning_rate=(1e-3, 1e-2), weight_decay=(0,))
+  method = sweep.method(make, settings)
   whole, _ = fit(method)
   run = Run.open(tmp_path, {}, resume=False)
   fit(method, steps=5, run=run)
   resumed, _ = fit(method, run=run)
   assert raw(resumed) == raw(whole)
-
-
-def test_the_best_settings_are_those_of_the_best_mean():
-  members = sweep.grid(a=(1, 2), b=(1, 2), seed=(0, 1))
-  scores = np.array([0.9, 0.1, 0.5, 0.6, 0.8, 0.0, 0.5, 0.5])
-  np.testing.assert_array_equal(sweep.choose(members, scores), [2, 3])
-  only_seeds = sweep.grid(seed=(4, 5))
-  np.testing.assert_array_equal(sweep.choose(only_seeds, np.zeros(2)), [0, 1])

@@ -9,22 +9,18 @@ import numpy as np
 
 from tljax.method import Method, TrainState
 
-Members = Mapping[str, np.ndarray]  # by setting, its value in each member (M,)
+Settings = Sequence[Mapping[str, float]]  # of each member, all of the same names
 # What the members of a train state have of their own.
 _AXES = TrainState(None, 0, 0, 0, 0, 0)
 
 
-def grid(**values: Sequence[float]) -> Members:
+def grid(**values: Sequence) -> list[dict]:
   """Returns all combinations: `grid(learning_rate=(1e-4, 1e-3), seed=range(3))`."""
-  product = list(itertools.product(*values.values()))
-  columns = zip(*product, strict=True)
-  return {
-    name: np.array(column, np.int32 if name == 'seed' else np.float32)
-    for name, column in zip(values, columns, strict=True)
-  }
+  product = itertools.product(*values.values())
+  return [dict(zip(values, row, strict=True)) for row in product]
 
 
-def method(make: Callable[..., Method], members: Members) -> Method:
+def method(make: Callable[..., Method], settings: Settings) -> Method:
   """Returns the Method whose step is a step of every member, by `jax.vmap`.
 
   It is compiled once. All members see the same batches; each is what its own Method
@@ -33,34 +29,36 @@ def method(make: Callable[..., Method], members: Members) -> Method:
   (N, M, K). Memory and time are those of M heads where heads are large.
 
   Args:
-    make: `(**settings) -> Method`; the settings are traced numbers.
-    members: their settings; 'seed', by default 0, is not passed on: it is the key of
-      the member's `init`.
+    make: `(**settings) -> Method`; the settings are traced float32 numbers.
+    settings: of the M members. 'seed' is not passed on: it is the key of the member's
+      `init`; without it all have the key that is given.
   """
-  size = len(next(iter(members.values())))
-  settings = {k: jnp.asarray(v) for k, v in members.items() if k != 'seed'}
-  seeds = jnp.asarray(members.get('seed', np.zeros(size, np.int32)))
+  names = settings[0].keys() - {'seed'}
+  values = {k: jnp.array([s[k] for s in settings], jnp.float32) for k in sorted(names)}
+  seeds = np.array([s['seed'] for s in settings]) if 'seed' in settings[0] else None
 
   def init(key, variables, batch):
-    del key
+    def one(key, values):
+      return make(**values).init(key, variables, batch)
 
-    def one(seed, settings):
-      return make(**settings).init(jax.random.key(seed), variables, batch)
-
-    return jax.vmap(one, out_axes=_AXES)(seeds, settings)
+    if seeds is None:
+      keys = jnp.broadcast_to(key, len(settings))
+    else:
+      keys = jax.vmap(jax.random.key)(seeds)
+    return jax.vmap(one, out_axes=_AXES)(keys, values)
 
   def step(state, batch):
-    def one(state, settings):
-      return make(**settings).step(state, batch)
+    def one(state, values):
+      return make(**values).step(state, batch)
 
-    state, metrics = jax.vmap(one, (_AXES, 0), (_AXES, 0))(state, settings)
+    state, metrics = jax.vmap(one, (_AXES, 0), (_AXES, 0))(state, values)
     return state, {'loss': jnp.nanmin(metrics['loss'])}
 
   def predict(state, images):
-    def one(state, settings):
-      return make(**settings).predict(state, images)
+    def one(state, values):
+      return make(**values).predict(state, images)
 
-    return jax.vmap(one, (_AXES, 0), 1)(state, settings)
+    return jax.vmap(one, (_AXES, 0), 1)(state, values)
 
   return Method(init, step, predict)
 
@@ -70,20 +68,3 @@ def member(state: TrainState, index: int) -> TrainState:
 
   rest = jax.tree.map(lambda leaf: leaf[index], state.replace(step=None))
   return rest.replace(step=state.step)
-
-
-def choose(members: Members, scores: np.ndarray) -> np.ndarray:
-  """Returns the members of the best settings: those of the largest mean over seeds.
-
-  Args:
-    members: of the grid.
-    scores: (M,) on the validation split.
-
-  Returns:
-    Indices, one a seed.
-  """
-  settings = [v for k, v in members.items() if k != 'seed']
-  rows = list(zip(*settings, strict=True)) or [()] * len(scores)
-  groups = {row: np.array([row == other for other in rows]) for row in rows}
-  best = max(groups.values(), key=lambda group: np.mean(scores[group]))
-  return np.flatnonzero(best)
