@@ -7,12 +7,14 @@ Trains on the source alone as well, with as many steps, to show what the method 
 """
 
 import dataclasses
+import math
 
 from experiments import cli
 from tljax import adaptation
 from tljax.adaptation import adversarial
 from tljax.data import batches
 from tljax.data.dataset import check_same_classes
+from tljax.errors import InputError
 from tljax.finetuning import plain
 from tljax.method import Method
 from tljax.train import Plan, compare
@@ -30,7 +32,7 @@ class Flags(cli.TrainingFlags):
   """Adaptation method; a wrong name lists them all."""
   strength: float | None = None
   """Peak of the method's strength, to which it ramps up over the run; by default the
-  method's own strength, and a ramp to 1 where that is a schedule."""
+  method's own, ramped where the method's own is."""
   augment: cli.Augment = 'none'
   balanced: bool = False
   """Source batches hold every class alike."""
@@ -38,12 +40,28 @@ class Flags(cli.TrainingFlags):
   def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
     """By strategy, what is trained."""
     model, optimizer = self.build_model(num_classes), self.load_optimizer(steps)
-    strength = adaptation.defaults(self.method)['strength']
-    if self.strength is not None or callable(strength):
-      peak = 1.0 if self.strength is None else self.strength
-      strength = adversarial.ramp(steps, peak=peak)
-    adapted = adaptation.create(self.method, model, optimizer, strength=strength)
+    adapted = adaptation.create(
+      self.method, model, optimizer, **method_options(self, self.method, steps)
+    )
     return {'source_only': plain.method(model, optimizer), self.method: adapted}
+
+
+def method_options(flags: Flags, name: str, steps: int) -> dict:
+  """What the method is given: its strength, and half the steps for a first phase.
+
+  Raises:
+    InputError: there is no such method, or it has no strength to set.
+  """
+  defaults, options = adaptation.defaults(name), {}
+  strength = defaults.get('strength')
+  if flags.strength is not None and strength is None:
+    raise InputError(f'--method {name} has no strength; leave --strength out')
+  if flags.strength is not None or callable(strength):
+    peak = strength(math.inf) if flags.strength is None else flags.strength
+    options['strength'] = adversarial.ramp(steps, peak=float(peak))
+  if 'source_steps' in defaults:
+    options['source_steps'] = steps // 2
+  return options
 
 
 def adapt(flags: Flags) -> None:

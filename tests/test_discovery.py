@@ -39,11 +39,6 @@ def test_defaults_are_the_constructors(package):
   assert discovery.method_defaults(package, 'ant') == {'rate': 1}
 
 
-@pytest.mark.parametrize('name', adaptation.names())
-def test_adaptation_methods_have_a_strength(name):
-  assert 'strength' in adaptation.defaults(name)  # which experiments.adapt sets
-
-
 @pytest.mark.parametrize('name', ['shared', 'bee'])
 def test_unknown_method_lists_the_known(package, name):
   with pytest.raises(InputError, match=f"'{name}' is unknown.*ant, zebra"):

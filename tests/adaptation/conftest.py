@@ -24,6 +24,22 @@ def points():
   return Points()
 
 
+class NormedPoints(nn.Module):
+  """The same with batch norm, which two domains see by turns or as one."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Dense(6, name='hidden')(x)
+    features = nn.BatchNorm(not train, momentum=0.9, name='norm')(x)
+    return {'features': features, 'logits': nn.Dense(3, name='head')(nn.tanh(features))}
+
+
+@pytest.fixture(scope='session')
+def normed_points():
+  """The network with batch norm: 'features' (N, 6), 'logits' (N, 3)."""
+  return NormedPoints()
+
+
 @pytest.fixture(scope='session')
 def points_batch():
   """Eight labelled points and eight others, one class each a third."""
