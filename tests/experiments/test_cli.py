@@ -52,6 +52,7 @@ def refuse(launch, tmp_path):
     ('adapt', (*DIGITS, '--model', 'vgg'), "model 'vgg' is unknown.*cnn"),
     ('adapt', (*DIGITS, '--method', 'magic'), "method 'magic' is unknown.*dann"),
     ('adapt', (*DIGITS, '--method', 'alignment'), "method 'alignment' is unknown"),
+    ('adapt', (*DIGITS, '--method', 'adabn', '--strength', 1), 'adabn has no strength'),
     ('adapt', (*DIGITS, '--augment', 'spin'), "'spin'.*--augment.*flip"),
     ('adapt', (*DIGITS, '--batch-size', 10**4), '--batch-size is 10000'),
     ('adapt', (*DIGITS, '--epochs', 0), '--epochs is 0'),
