@@ -9,6 +9,8 @@ Trains on the source alone as well, with as many steps, to show what the method 
 import dataclasses
 import math
 
+import jax
+
 from experiments import cli
 from tljax import adaptation
 from tljax.adaptation import adversarial
@@ -29,7 +31,7 @@ class Flags(cli.TrainingFlags):
   target: str
   """Unlabelled domain, of the same classes. Its labels only judge the result."""
   method: str = 'dann'
-  """Adaptation method; a wrong name lists them all."""
+  """Adaptation method; a wrong name lists them all. Their losses add: cdan+mcc."""
   strength: float | None = None
   """Peak of the method's strength, to which it ramps up over the run; by default the
   method's own, ramped where the method's own is."""
@@ -40,14 +42,17 @@ class Flags(cli.TrainingFlags):
   def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
     """By strategy, what is trained."""
     model, optimizer = self.build_model(num_classes), self.load_optimizer(steps)
-    adapted = adaptation.create(
-      self.method, model, optimizer, **method_options(self, self.method, steps)
-    )
+    parts = self.method.split('+')
+    options = {part: method_options(self, part, steps) for part in parts}
+    options = options if len(parts) > 1 else options[self.method]
+    adapted = adaptation.create(self.method, model, optimizer, **options)
     return {'source_only': plain.method(model, optimizer), self.method: adapted}
 
 
 def method_options(flags: Flags, name: str, steps: int) -> dict:
-  """What the method is given: its strength, and half the steps for a first phase.
+  """What a method, or a part of a sum, is given.
+
+  That is its strength, and half of the steps for the first of two phases.
 
   Raises:
     InputError: there is no such method, or it has no strength to set.
@@ -81,6 +86,9 @@ def adapt(flags: Flags) -> None:
         methods[flags.method], batches.pair(on_source, on_target), variables
       ),
     }
+  # A method may refuse the model: rather now than after training on the source.
+  plan = plans[flags.seed][flags.method]
+  jax.eval_shape(plan.method.init, jax.random.key(0), plan.start, plan.batches(0))
   prints = [source['train'].fingerprint(), target['train'].fingerprint()]
   run = flags.open_run(fingerprint=prints, class_names=classes)
   trials = compare(plans, steps, target, run)

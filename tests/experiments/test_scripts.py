@@ -250,6 +250,16 @@ def test_adapt(launch, pets, tmp_path, trials):
   np.testing.assert_allclose(strengths, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_adapt_by_a_sum(launch, pets, tmp_path):
+  out, domain = tmp_path / 'run', f'folder:{pets}'
+  flags = ('--source', domain, '--target', domain, '--image-size', 8, *CNN)
+  flags += ('--epochs', 1, '--seeds', 1, '--method', 'cdan+mcc', '--out', out)
+  ended = launch('adapt', *flags)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  assert list(result['strategies']) == ['source_only', 'cdan+mcc']
+
+
 @pytest.mark.parametrize(
   ('name', 'strength', 'peak', 'source_steps'),
   [

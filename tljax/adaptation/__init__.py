@@ -7,6 +7,8 @@ is not there to leak. `alignment.py` and `adversarial.py` are shared.
 import sys
 
 from tljax import discovery
+from tljax.adaptation import alignment
+from tljax.errors import InputError
 from tljax.method import Method
 
 
@@ -16,12 +18,34 @@ def names() -> list[str]:
 
 
 def create(name: str, model, optimizer, **options) -> Method:
-  """Returns the method `name`; the options are its constructor's."""
-  return discovery.create_method(
-    sys.modules[__name__], name, model, optimizer, **options
-  )
+  """Returns the method `name`; the options are its constructor's.
+
+  'cdan+mcc' is the sum of what the two add to the source's cross-entropy; its options
+  are dicts, by part: `cdan={'strength': 0.5}`.
+
+  Raises:
+    InputError: there is no such method, or one that is no term of a sum.
+  """
+  parts = name.split('+')
+  if len(parts) == 1:
+    return _create(name, model, optimizer, options)
+  methods = []
+  for part in parts:
+    methods.append(_create(part, model, optimizer, options.get(part, {})))
+    if not isinstance(methods[-1], alignment.Aligned):
+      raise InputError(
+        f'method {part!r} does more than add a loss: it is no part of {name!r}; '
+        'use it alone'
+      )
+    optimizer = methods[-1].term.optimizer
+  return alignment.compose(model, methods)
 
 
 def defaults(name: str) -> dict:
   """The default of every option of the method `name`."""
   return discovery.method_defaults(sys.modules[__name__], name)
+
+
+def _create(name, model, optimizer, options):
+  module = sys.modules[__name__]
+  return discovery.create_method(module, name, model, optimizer, **options)

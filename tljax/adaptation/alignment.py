@@ -1,7 +1,7 @@
 """What alignment methods share: source cross-entropy plus one term of both domains."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import optax
 
 from tljax import losses
 from tljax.data.augment import Augment
+from tljax.errors import InputError
 from tljax.method import (
   Batch,
   Method,
@@ -23,6 +24,22 @@ from tljax.method import (
 )
 
 
+class Term(NamedTuple):
+  """What `align` was given, beside the model."""
+
+  optimizer: optax.GradientTransformation
+  loss: Callable
+  strength: optax.Schedule
+  init_params: Callable | None
+  augment: Augment | None
+
+
+class Aligned(Method):
+  """A method that `align` built; `compose` adds its term to others'."""
+
+  term: Term
+
+
 def align(
   model,
   optimizer: optax.GradientTransformation,
@@ -31,7 +48,7 @@ def align(
   strength: float | optax.Schedule = 1.0,
   init_params: Callable | None = None,
   augment: Augment | None = None,
-) -> Method:
+) -> Aligned:
   """Builds a method that minimises source cross-entropy plus an alignment loss.
 
   Both domains go through the model in ONE forward pass, so batch norm sees them as
@@ -41,7 +58,7 @@ def align(
     model: outputs by endpoint, among them 'logits'.
     optimizer: moves all parameters.
     alignment_loss: `(params, source_outputs, target_outputs, strength) -> scalar`;
-      it applies the strength itself.
+      it applies the strength itself. The source's outputs have its 'label' too.
     strength: a number, or a schedule of the step.
     init_params: `(key, outputs) -> {part: params}`: parameters of the loss itself.
     augment: see `both_domains`.
@@ -57,12 +74,57 @@ def align(
       model, params, state, batch, rng, augment
     )
     task = losses.cross_entropy(source['logits'], batch['source']['label'])
-    weight = jnp.asarray(schedule(state.step), jnp.float32)
+    source = {**source, 'label': batch['source']['label']}
+    weight = jax.tree.map(jnp.float32, schedule(state.step))  # a tuple's, of a sum
     alignment = alignment_loss(params, source, target, weight)
-    metrics = {'task_loss': task, 'alignment_loss': alignment, 'strength': weight}
+    strength = jax.tree.leaves(weight)[0]
+    metrics = {'task_loss': task, 'alignment_loss': alignment, 'strength': strength}
     return task + alignment, (model_state, metrics)
 
-  return Method(init, gradient_step(loss_fn, optimizer), predict_with(model))
+  method = Aligned(init, gradient_step(loss_fn, optimizer), predict_with(model))
+  method.term = Term(optimizer, alignment_loss, schedule, init_params, augment)
+  return method
+
+
+def compose(model, methods: Sequence[Aligned]) -> Aligned:
+  """Builds the method that minimises source cross-entropy plus all alignment losses.
+
+  Each keeps its strength; the 'strength' among the metrics is the first's. They share
+  one forward pass, and the strong view of the first that wants one.
+
+  Args:
+    model: that of the methods.
+    methods: each built with the `term.optimizer` of the one before, which may hold
+      parameters of its loss fixed.
+
+  Raises:
+    InputError: by `init`; two of them train parts of one name.
+  """
+  terms = [method.term for method in methods]
+
+  def init_params(key, outputs):
+    parts = {}
+    for term, part_key in zip(terms, jax.random.split(key, len(terms)), strict=True):
+      new = term.init_params(part_key, outputs) if term.init_params else {}
+      for name in parts.keys() & new.keys():
+        raise InputError(
+          f'two methods of the sum train a {name}; leave one of them out'
+        )
+      parts |= new
+    return parts
+
+  def loss(params, source, target, strengths):
+    pairs = zip(terms, strengths, strict=True)
+    return sum(term.loss(params, source, target, weight) for term, weight in pairs)
+
+  return align(
+    model,
+    terms[-1].optimizer,
+    loss,
+    strength=lambda step: tuple(term.strength(step) for term in terms),
+    init_params=init_params,
+    augment=next((term.augment for term in terms if term.augment), None),
+  )
 
 
 def both_domains(
