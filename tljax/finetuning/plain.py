@@ -3,7 +3,14 @@
 import optax
 
 from tljax import losses
-from tljax.method import Method, apply_train, gradient_step, new_state, predict_with
+from tljax.method import (
+  LossFn,
+  Method,
+  apply_train,
+  gradient_step,
+  new_state,
+  predict_with,
+)
 
 
 def method(
@@ -24,10 +31,17 @@ def method(
   def init(key, variables, batch):
     return new_state(key, model, optimizer, batch['image'], variables)
 
+  step = gradient_step(loss_of(model, label_smoothing), optimizer)
+  return Method(init, step, predict_with(model))
+
+
+def loss_of(model, label_smoothing: float = 0.0) -> LossFn:
+  """Returns the cross-entropy of a training pass, for `gradient_step`."""
+
   def loss_fn(params, state, batch, rng):
     outputs, model_state = apply_train(model, params, state, batch['image'], rng)
     logits, labels = outputs['logits'], batch['label']
     loss = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return loss, (model_state, {'accuracy': losses.accuracy(logits, labels)})
 
-  return Method(init, gradient_step(loss_fn, optimizer), predict_with(model))
+  return loss_fn
