@@ -1,3 +1,5 @@
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,43 @@ def test_gradual_unfreezing_keeps_the_moments_and_compiles_once(
   assert sum('Compiling jit(step)' in m for m in caplog.messages) == 1
   moments = state.opt_state[0][0].mu['backbone']['stage1']
   assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(moments))
+
+
+@pytest.mark.parametrize('frozen', [(), ('backbone/stage1/.*',)])
+@jax.numpy_dtype_promotion('standard')  # optax.MultiSteps mixes floats and integers
+def test_accumulated_micro_batches_are_one_large_batch(frozen):
+  """Without batch norm and dropout, and with each moved by the mean gradient."""
+  spec = models.Spec(4, 4, (0.5,) * 3, (0.5,) * 3, ('stage1', 'stage2'), 3)
+  model = models.Classifier(Stages(), models.Linear(4), spec)
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': np.float32(rng.uniform(size=(12, 4, 4, 3))),
+    'label': rng.integers(0, 4, 12),
+  }
+  adam = optax.adam(optax.cosine_decay_schedule(0.1, 3))
+  whole = plain.method(*labels.freeze(model, adam, *frozen))
+  accumulated = optax.MultiSteps(adam, 3).gradient_transformation()
+  parts = plain.method(*labels.freeze(model, accumulated, *frozen))
+  wanted, got = (m.init(jax.random.key(0), None, batch) for m in (whole, parts))
+  for _ in range(2):
+    wanted, _ = whole.step(wanted, batch)
+    for part in range(3):
+      before = got.params
+      micro = {k: v[4 * part : 4 * part + 4] for k, v in batch.items()}
+      got, _ = parts.step(got, micro)
+      same = jax.tree.map(np.array_equal, before, got.params)
+      assert all(jax.tree.leaves(same)) == (part < 2)
+  chex.assert_trees_all_close(got.params, wanted.params, rtol=1e-4, atol=1e-5)
+
+
+class Stages(nn.Module):
+  """Two stages that know nothing of the batch."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    del train
+    x = nn.tanh(nn.Conv(3, (3, 3), name='stage1')(x))
+    return {'features': jnp.mean(nn.tanh(nn.Conv(3, (3, 3), name='stage2')(x)), (1, 2))}
 
 
 def test_clipping_ignores_what_is_frozen(params):

@@ -7,8 +7,11 @@
   )
 
 Given to `labels.freeze`, such a chain sees what trains alone: frozen leaves are not in
-the clipped norm and have no moments. The schedules are optax's, such as
-`optax.warmup_cosine_decay_schedule`, and `inverse_decay`.
+the clipped norm and have no moments. The schedules are `inverse_decay` and optax's:
+`warmup_cosine_decay_schedule`, `piecewise_constant_schedule` for steps,
+`join_schedules`. To accumulate the gradients of k batches give
+`optax.MultiSteps(optimizer, k).gradient_transformation()`; its schedules count the
+updates, a k-th of the steps.
 """
 
 from collections.abc import Callable
