@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +128,34 @@ def test_a_module_with_one_frozen_leaf_of_two_stays_in_training_mode(model):
   got = frozen.apply(variables, images, train=True, **options)
   want = model.apply(variables, images, train=True, **options)
   jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize('head', [False, True])
+def test_surgical_tuning_moves_one_stage(model, family_batches, raw, head):
+  frozen = (labels.all_but(model.spec, 'stage1'), *(() if head else ('head/.*',)))
+  method = plain.method(*labels.freeze(model, optax.adamw(1e-2), *frozen))
+  stream = family_batches['finetuning']
+  state = method.init(jax.random.key(0), None, stream(0))
+  before = raw(state.params | state.model_state)
+  for t in range(2):
+    state, _ = method.step(state, stream(t))
+  after = raw(state.params | state.model_state)
+  moved = {name for name in before if before[name] != after[name]}
+  wanted = {n for n in before if '/stage1/' in n or (head and n.startswith('head/'))}
+  assert moved == wanted
+
+
+def test_all_but_a_stage_whose_name_begins_anothers():
+  """'block1' is not 'block10'."""
+  pattern = labels.all_but(models.spec('vit_base_patch16_224'), 'block1')
+  for name, frozen in {'block1': False, 'block10': True, 'embed': True}.items():
+    assert bool(re.fullmatch(pattern, f'backbone/{name}/norm/scale')) == frozen
+
+
+@pytest.mark.parametrize('pattern', [labels.up_to, labels.all_but])
+def test_an_unknown_stage_is_named(model, pattern):
+  with pytest.raises(InputError, match="'stage9' is unknown; choose one of stage1, st"):
+    pattern(model.spec, 'stage9')
 
 
 def flops(function, *args):

@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from tljax import models
-from tljax.errors import InputError
 from tljax.finetuning import labels, optimizers, plain
 from tljax.method import path_name
 
@@ -174,11 +173,6 @@ def test_rates_by_depth_go_with_freezing(model, params):
   scale = {'stage1': 0.0, 'stage2': 0.5, 'classifier': 1.0}
   for name, values in update_of_ones(optimizer, params).items():
     assert values == [-scale[name.split('/')[1]]], name
-
-
-def test_an_unknown_stage_is_named(model):
-  with pytest.raises(InputError, match="'stage9' is unknown; choose one of stage1, st"):
-    labels.up_to(model.spec, 'stage9')
 
 
 def flops(function, *args):

@@ -76,12 +76,29 @@ def up_to(spec: Spec, stage: str) -> str:
   Raises:
     InputError: the model has no such stage.
   """
+  _check_stage(spec, stage)
+  stages = spec.stages[: spec.stages.index(stage) + 1]
+  return f'backbone/({"|".join(stages)})/.*'
+
+
+def all_but(spec: Spec, stage: str) -> str:
+  """Returns the pattern of the backbone's stages other than `stage`.
+
+  `freeze(model, optimizer, all_but(model.spec, 'stage1'), 'head/.*')` is surgical
+  fine-tuning (Lee et al., 2023): of images that are corrupted the first stage alone.
+
+  Raises:
+    InputError: the model has no such stage.
+  """
+  _check_stage(spec, stage)
+  return f'backbone/(?!{stage}/).*'
+
+
+def _check_stage(spec, stage):
   if stage not in spec.stages:
     raise InputError(
       f'stage {stage!r} is unknown; choose one of {", ".join(spec.stages)}'
     )
-  stages = spec.stages[: spec.stages.index(stage) + 1]
-  return f'backbone/({"|".join(stages)})/.*'
 
 
 def transform(
