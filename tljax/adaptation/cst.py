@@ -21,9 +21,9 @@ def method(
   """Wants a classifier of the target's pseudo-labels to be right on the source.
 
   Minimises source cross-entropy + strength x (`cycle_loss` + `entropy` x the mean
-  `tsallis_entropy` of the target's predictions) (section 3.2, algorithm 1). The inner
-  classifier is a ridge regression, solved at once, as in the authors' code, which
-  adds FixMatch: `adaptation.create('cst+fixmatch', ...)`.
+  `tsallis_entropy` of the target's predictions) (algorithm 1). The inner classifier is
+  a ridge regression, solved at once, as in the authors' code, which adds FixMatch:
+  `adaptation.create('cst+fixmatch', ...)`.
 
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'.
@@ -75,7 +75,7 @@ def cycle_loss(
 def tsallis_entropy(logits: jax.Array, index: float = 1.9) -> jax.Array:
   """(1 - sum p^index) / (index - 1) of softmax predictions: (N, K) logits to (N,).
 
-  (Equation 6.) Shannon's is the limit at 1; the larger, the milder on the unsure.
+  Shannon's is the limit at 1; the larger, the milder on the unsure.
   """
   return (1 - jnp.sum(jax.nn.softmax(logits) ** index, -1)) / (index - 1)
 

@@ -22,8 +22,8 @@ def method(
   """Moves the source's features and labels to the target at the least cost.
 
   Minimises source cross-entropy + strength x the cost of the transport plan of each
-  batch, `joint_cost` with the plan as a constant (equations 5 to 7). The plan is a
-  regularised one, computed on the device, where the paper's is exact.
+  batch, `joint_cost` with the plan as a constant. The plan is a regularised one,
+  computed on the device, where the paper's is exact.
 
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'.
@@ -54,8 +54,6 @@ def joint_cost(
   alpha: float = 0.01,
 ) -> jax.Array:
   """alpha x squared distance + the target's cross-entropy to the source's label.
-
-  (Equation 5.)
 
   Args:
     source: (N, D) features.

@@ -25,8 +25,8 @@ def method(
   """Trains as DANN does, with a discriminator of its own for each class.
 
   That of class k sees the features times the predicted probability of k, and the
-  losses of all are summed (equations 5 and 6). The predictions are constants to the
-  gradient, as CDAN's are.
+  losses of all are summed. The predictions are constants to the gradient, as CDAN's
+  are.
 
   Args:
     model: outputs by endpoint, among them 'features' (N, D) and 'logits' (N, K).

@@ -17,8 +17,8 @@ def method(
   """Takes the target's sure predictions for labels, anew in each step.
 
   Minimises source cross-entropy + strength x `pseudo.confident_cross_entropy` of the
-  target's predictions to themselves (Lee, equation 15; Zou et al., equation 4, with
-  one threshold for all classes).
+  target's predictions to themselves (Lee, equation 15; Zou et al., with one threshold
+  for all classes).
 
   Args:
     model: outputs by endpoint, among them 'logits'.

@@ -27,7 +27,7 @@ def method(
 
   First all descends the source's cross-entropy. Then the scales and biases of the
   norms, whatever their kind, descend the mean entropy of the target's predictions
-  (section 3.1 and 3.2), normalised by the batch's own statistics; the running ones,
+  (sections 3.1 and 3.2), normalised by the batch's own statistics; the running ones,
   with which it is deployed, become the target's.
 
   Args:

@@ -24,9 +24,8 @@ def method(
   """Brings the features together by the Wasserstein distance that a critic estimates.
 
   In a step the critic first ascends the difference of its means over the two domains -
-  `penalty` x its `gradient_penalty`, `critic_steps` times on the same features
-  (equation 5); then the model descends source cross-entropy + strength x that
-  difference (equation 6, algorithm 1).
+  `penalty` x its `gradient_penalty`, `critic_steps` times on the same features; then
+  the model descends source cross-entropy + strength x that difference (algorithm 1).
 
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'.
@@ -103,7 +102,7 @@ def penalised_points(
   """Where the critic's gradient is held: features (N, D) and (M, D), and P between.
 
   The points between are of pairs of them; their shares (P, 1) of the source's are in
-  [0, 1] (section 3.1).
+  [0, 1].
   """
   pairs = len(share)
   between = share * source[:pairs] + (1 - share) * target[:pairs]
@@ -115,7 +114,7 @@ def gradient_penalty(
 ) -> jax.Array:
   """Mean squared gap to 1 of the norms of a critic's gradients at points (N, D).
 
-  (Equation 4.) The critic maps (N, D) to (N,), row by row.
+  The critic maps (N, D) to (N,), row by row.
   """
   slopes = jax.grad(lambda x: jnp.sum(critic(x)))(points)
   return jnp.mean(jnp.square(optax.safe_norm(slopes, 0.0, axis=-1) - 1))
