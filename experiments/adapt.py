@@ -7,16 +7,13 @@ Trains on the source alone as well, with as many steps, to show what the method 
 """
 
 import dataclasses
-import math
 
 import jax
 
 from experiments import cli
-from tljax import adaptation
-from tljax.adaptation import adversarial
+from tljax.adaptation import presets
 from tljax.data import batches
 from tljax.data.dataset import check_same_classes
-from tljax.errors import InputError
 from tljax.finetuning import plain
 from tljax.method import Method
 from tljax.train import Plan, compare
@@ -42,31 +39,8 @@ class Flags(cli.TrainingFlags):
   def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
     """By strategy, what is trained."""
     model, optimizer = self.build_model(num_classes), self.load_optimizer(steps)
-    parts = self.method.split('+')
-    options = {part: method_options(self, part, steps) for part in parts}
-    options = options if len(parts) > 1 else options[self.method]
-    adapted = adaptation.create(self.method, model, optimizer, **options)
+    adapted = presets.build(self.method, model, optimizer, steps, self.strength)
     return {'source_only': plain.method(model, optimizer), self.method: adapted}
-
-
-def method_options(flags: Flags, name: str, steps: int) -> dict:
-  """What a method, or a part of a sum, is given.
-
-  That is its strength, and half of the steps for the first of two phases.
-
-  Raises:
-    InputError: there is no such method, or it has no strength to set.
-  """
-  defaults, options = adaptation.defaults(name), {}
-  strength = defaults.get('strength')
-  if flags.strength is not None and strength is None:
-    raise InputError(f'--method {name} has no strength; leave --strength out')
-  if flags.strength is not None or callable(strength):
-    peak = strength(math.inf) if flags.strength is None else flags.strength
-    options['strength'] = adversarial.ramp(steps, peak=float(peak))
-  if 'source_steps' in defaults:
-    options['source_steps'] = steps // 2
-  return options
 
 
 def adapt(flags: Flags) -> None:

@@ -49,10 +49,10 @@ class Flags:
       raise InputError(f'--seeds is {self.seeds}; ask for at least 1')
     return range(self.seed, self.seed + self.seeds)
 
-  def open_run(self, **facts) -> Run:
+  def open_run(self, without: tuple[str, ...] = (), **facts) -> Run:
     """Opens the run folder; `facts` join the flags in its configuration."""
     config = {k: _plain(v) for k, v in dataclasses.asdict(self).items()}
-    config = {k: v for k, v in config.items() if k not in _NO_MATTER}
+    config = {k: v for k, v in config.items() if k not in (*_NO_MATTER, *without)}
     config['script'] = pathlib.Path(sys.modules[type(self).__module__].__file__).stem
     return Run.open(self.out, {**config, **facts}, resume=self.resume)
 

@@ -186,3 +186,33 @@ def test_confusion_of_a_strategy_lands_in_the_page(domains, drawn, tmp_path):
   np.testing.assert_array_equal(matrix, wanted)
   ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
   assert ticks == list(split.classes)
+
+
+def test_a_grid_of_methods_and_tasks_has_their_means(tmp_path, capsys):
+  figures = {
+    'dann': {
+      'a to b': report.summarise([0.5, 0.7], [1.0, 3.0]),
+      'b to a': report.summarise([0.8, 0.8], [4.0, 4.0]),
+    },
+    'mcc': {
+      'a to b': report.summarise([1.0], [1.0]),
+      'b to a': report.summarise([0.0], [1.0]),
+    },
+  }
+  rows = report.grid_rows(figures)
+  assert rows[0] == {
+    'method': 'dann',
+    'a to b': '60.0 ± 14.1',
+    'b to a': '80.0 ± 0.0',
+    'mean': '70.0',
+    'seconds': '3.0',
+  }
+  assert rows[1]['mean'] == '50.0'
+  (axes,) = report.grid(figures).axes
+  assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.7, 0.5])
+  dots = {line.get_label(): [*line.get_xdata()] for line in axes.lines}
+  assert dots == {'a to b': [pytest.approx(0.6), 1.0], 'b to a': [0.8, 0.0]}
+  report.write_grid(tmp_path, 'Grid', figures)
+  text = (tmp_path / 'report.html').read_text()
+  assert '60.0 ± 14.1' in text and 'data:image/png' in text
+  assert 'dann' in capsys.readouterr().out

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from jax import nn
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from sklearn.calibration import calibration_curve
 from sklearn.manifold import TSNE
 from sklearn.metrics import ConfusionMatrixDisplay
 
@@ -53,6 +55,26 @@ def strategy_rows(strategies: Mapping[str, dict]) -> Rows:
     }
     for name, s in strategies.items()
   ]
+
+
+def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
+  """Rows of a table of methods by tasks, from `summarise`, and of their means."""
+  return [
+    {
+      'method': method,
+      **{
+        task: f'{100 * f["accuracy_mean"]:.1f} ± {100 * f["accuracy_std"]:.1f}'
+        for task, f in tasks.items()
+      },
+      'mean': f'{100 * _mean(tasks, "accuracy_mean"):.1f}',
+      'seconds': f'{_mean(tasks, "seconds"):.1f}',
+    }
+    for method, tasks in figures.items()
+  ]
+
+
+def _mean(tasks, key):
+  return np.mean([figures[key] for figures in tasks.values()])
 
 
 def print_table(rows: Rows, title: str) -> None:
@@ -169,6 +191,29 @@ def bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
   return figure
 
 
+def grid(figures: Mapping[str, Mapping[str, dict]]) -> Figure:
+  """Plots methods by their mean over tasks; each task is a dot, joined over methods.
+
+  Args:
+    figures: by method, by task, from `summarise`.
+  """
+  methods, tasks = list(figures), list(next(iter(figures.values())))
+  figure = Figure(figsize=(8, 0.35 * len(methods) + 1.4))
+  axes = figure.subplots()
+  means = [_mean(figures[method], 'accuracy_mean') for method in methods]
+  axes.barh(range(len(methods)), means, color='0.85')
+  for i, task in enumerate(tasks):
+    values = [figures[method][task]['accuracy_mean'] for method in methods]
+    colour = _COLOURS[i % len(_COLOURS)]
+    axes.plot(values, range(len(methods)), 'o', color=colour, ms=4, label=task)
+  axes.set_yticks(range(len(methods)), methods)
+  axes.invert_yaxis()
+  axes.set(xlabel='accuracy; the bar is the mean over tasks', xlim=(0, 1))
+  axes.grid(axis='x', alpha=0.3)
+  axes.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
+  return figure
+
+
 def image_rows(rows: Mapping[str, np.ndarray]) -> Figure:
   """Shows images, a named row each: (N, H, W, 3) uint8."""
   count = max(len(images) for images in rows.values())
@@ -226,3 +271,56 @@ def confusion(
     ax=Figure(figsize=(5.2, 5.2)).subplots(),
   )
   return display.figure_
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray) -> Figure:
+  """Plots the share of right predictions over confidence: ten bins of equal count."""
+  probabilities = np.asarray(nn.softmax(logits))
+  right = probabilities.argmax(-1) == labels
+  share, confidence = calibration_curve(
+    right, probabilities.max(-1), n_bins=10, strategy='quantile'
+  )
+  figure = Figure(figsize=(4.2, 3.8))
+  axes = figure.subplots()
+  axes.plot([0, 1], [0, 1], color='grey', lw=1, ls='--')
+  axes.plot(confidence, share, 'o-', color=_COLOURS[0])
+  axes.set(xlabel='confidence', ylabel='accuracy', xlim=(0, 1.02), ylim=(0, 1.02))
+  axes.grid(alpha=0.3)
+  return figure
+
+
+def gallery(
+  images: np.ndarray, titles: Sequence[str], maps: np.ndarray, columns: int = 5
+) -> Figure:
+  """Shows images (N, H, W, 3) uint8, and each again under a map (N, h, w) of heat."""
+  lines = -(-len(images) // columns)
+  figure = Figure(figsize=(2 * columns, 4.6 * lines))
+  grid = figure.subplots(2 * lines, columns, squeeze=False)
+  height, width = images.shape[1:3]
+  for axes in grid.flat:
+    axes.axis('off')
+  for i, (image, title) in enumerate(zip(images, titles, strict=True)):
+    line, column = divmod(i, columns)
+    above, below = grid[2 * line : 2 * line + 2, column]
+    above.set_title(title, fontsize=8)
+    above.imshow(image)
+    below.imshow(image)
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    below.imshow(
+      maps[i], cmap='inferno', alpha=0.6, extent=extent, interpolation='bilinear'
+    )
+  figure.tight_layout()
+  return figure
+
+
+def write_grid(
+  folder: pathlib.Path, title: str, figures: Mapping[str, Mapping[str, dict]]
+) -> None:
+  """Prints the table of methods by tasks, and writes the report page; see `grid`."""
+  rows = grid_rows(figures)
+  print_table(rows, title)
+  text = 'Accuracy (%) on the test split: mean and standard deviation over seeds.'
+  page = Page(folder / 'report.html', title, text)
+  page.table('Accuracy', rows)
+  page.figure('Accuracy', grid(figures))
+  page.save()

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import adapt, cli
+from experiments import cli
 from tljax import weights
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform, augment, batches, digits
@@ -258,31 +258,6 @@ def test_adapt_by_a_sum(launch, pets, tmp_path):
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
   assert list(result['strategies']) == ['source_only', 'cdan+mcc']
-
-
-@pytest.mark.parametrize(
-  ('name', 'strength', 'peak', 'source_steps'),
-  [
-    ('mdd', None, 0.1, None),  # its own schedule's
-    ('mdd', 0.5, 0.5, None),
-    ('mcc', None, None, None),  # its own number, as it is
-    ('mcc', 2.0, 2.0, None),
-    ('shot', None, None, 20),
-    ('tent', None, None, 20),
-  ],
-)
-def test_adapt_gives_each_method_its_options(name, strength, peak, source_steps):
-  flags = adapt.Flags(
-    out=pathlib.Path('x'), source='s', target='t', method=name, strength=strength
-  )
-  options = adapt.method_options(flags, name, 40)
-  wanted = {'strength': peak, 'source_steps': source_steps}
-  assert options.keys() == {k for k, v in wanted.items() if v is not None}
-  assert options.get('source_steps') == source_steps
-  if peak:
-    got = [options['strength'](step) for step in (0, 20, 10**6)]
-    half = 2 / (1 + math.exp(-5)) - 1
-    np.testing.assert_allclose(got, [0, half * peak, peak], rtol=1e-5)
 
 
 def test_as_a_user_starts_it(pets, tmp_path):

@@ -1,0 +1,99 @@
+"""Compares methods of domain adaptation over pairs of domains and seeds.
+
+  python -m experiments.compare --domains folder:photo folder:cartoon \
+    --methods dann cdan+mcc --weights squeezenet1_1.safetensors --frozen --out runs/grid
+
+With --resume it skips what the run has done: ask for more methods and seeds at will.
+"""
+
+import dataclasses
+import itertools
+import sys
+
+from experiments import cli
+from tljax import report
+from tljax.adaptation import presets
+from tljax.data import batches
+from tljax.data.dataset import Dataset, check_same_classes
+from tljax.errors import InputError
+from tljax.extraction.bottleneck import Bottleneck
+from tljax.extraction.features import extract_splits
+from tljax.finetuning import plain
+from tljax.method import Method
+from tljax.models import Linear
+from tljax.run import Run
+from tljax.train import trial
+
+BASELINES = ('source_only', 'oracle')  # what they train on: the source, the target
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags(cli.TrainingFlags):
+  """Compares methods of domain adaptation over pairs of domains and seeds."""
+
+  domains: tuple[str, ...]
+  """Sets of the same classes; every ordered pair is a task."""
+  methods: tuple[str, ...]
+  """Methods of adaptation, beside source only and the oracle."""
+  frozen: bool = False
+  """Adapt a small network on the features of the frozen one, in seconds a run."""
+  augment: cli.Augment = 'none'
+  seeds: int = 5
+
+
+def compare(flags: Flags) -> None:
+  names = [spec.rstrip('/').replace(':', '/').split('/')[-1] for spec in flags.domains]
+  domains = {k: flags.load_data(s) for k, s in zip(names, flags.domains, strict=True)}
+  if len(domains) < 2:
+    raise InputError('--domains: name two or more, of different names')
+  backbone = flags.load_backbone()
+  if flags.frozen:
+    model = flags.build_model(2)
+    domains = {k: extract_splits(model, backbone, s) for k, s in domains.items()}
+  first, *others = (splits['train'] for splits in domains.values())
+  for other in others:
+    check_same_classes(first, other)
+  steps = batches.steps_for(first, flags.epochs, flags.batch_size)
+  methods = build(flags, first, steps)
+  start = None if first.images.ndim == 2 else backbone
+  run = flags.open_run(without=('domains', 'methods', 'seeds'))
+  tasks = {f'{a} to {b}': (a, b) for a, b in itertools.permutations(domains, 2)}
+  for task, name, seed in itertools.product(tasks, methods, flags.seed_range()):
+    if run.records(done := f'{task}, {name}-{seed}'):
+      continue
+    both = [flags.stream(domains[k]['train'], seed) for k in tasks[task]]
+    stream = dict(zip(BASELINES, both, strict=True)).get(name) or batches.pair(*both)
+    target = domains[tasks[task][1]]
+    ended = trial(methods[name], stream, steps, target, seed=seed, variables=start)
+    run.log(done, {'accuracy': ended.accuracy, 'seconds': ended.seconds})
+    print(f'{done}: {ended.accuracy:.3f}', file=sys.stderr)
+  conclude(flags, run, list(tasks))
+
+
+def build(flags: Flags, training: Dataset, steps: int) -> dict[str, Method]:
+  """Returns the methods by name, of a small network where images are features."""
+  count, is_features = len(training.classes), training.images.ndim == 2
+  model = Bottleneck(Linear(count)) if is_features else flags.build_model(count)
+  optimizer = flags.load_optimizer(steps)
+  methods = dict.fromkeys(BASELINES, plain.method(model, optimizer))
+  for name in flags.methods:
+    methods[name] = presets.build(name, model, optimizer, steps)
+  return methods
+
+
+def conclude(flags: Flags, run: Run, tasks: list[str]) -> None:
+  """Prints the table; writes result.json and the page."""
+  figures = {}
+  for method in (*BASELINES, *flags.methods):
+    figures[method.replace('_', ' ')] = by_task = {}
+    for task in tasks:
+      names = [f'{task}, {method}-{seed}' for seed in flags.seed_range()]
+      records = [run.records(name)[0] for name in names]
+      columns = ([r[key] for r in records] for key in ('accuracy', 'seconds'))
+      by_task[task] = report.summarise(*columns)
+  run.write_result(figures)
+  report.write_grid(run.folder, f'{flags.model}, {flags.seeds} seeds', figures)
+
+
+if __name__ == '__main__':
+  cli.main(compare, Flags)

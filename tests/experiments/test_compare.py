@@ -1,0 +1,73 @@
+"""The grid of methods, pairs and seeds, in miniature."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tljax.run import Run
+
+
+@pytest.fixture
+def domains(pets, tmp_path):
+  """The pets, and the same as another domain."""
+  other = tmp_path / 'other'
+  other.symlink_to(pets)
+  return f'folder:{pets}', f'folder:{other}'
+
+
+def test_a_grid_of_networks(launch, domains, tmp_path):
+  out = tmp_path / 'run'
+  flags = ('--domains', *domains, '--methods', 'coral', 'coral+mcc', '--model', 'cnn')
+  flags += ('--image-size', 12, '--epochs', 12, '--batch-size', 4, '--out', out)
+  flags += ('--learning-rate', 0.01)
+  ended = launch('compare', *flags, '--seeds', 2)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  methods = ['source only', 'oracle', 'coral', 'coral+mcc']
+  assert list(result) == methods
+  for by_task in result.values():
+    assert list(by_task) == ['pets to other', 'other to pets']
+    assert all(len(figures['accuracy']) == 2 for figures in by_task.values())
+  # Both domains are the same here: cats are dark, dogs are bright.
+  assert result['oracle']['pets to other']['accuracy_mean'] >= 0.75
+  assert result['coral']['pets to other']['accuracy_mean'] >= 0.75
+  page = (out / 'report.html').read_text()
+  assert all(method in page and method in ended.out for method in methods)
+
+  # What is done is kept; another method and another seed join it.
+  before = Run(out).records()
+  more = ('--resume', '--seeds', 3)
+  ended = launch('compare', *flags[:4], 'mcc', *flags[4:], *more)
+  assert ended.status == 0, ended.err
+  after = Run(out).records()
+  assert after[: len(before)] == before and len(after) == 2 * 5 * 3
+  assert list(json.loads((out / 'result.json').read_text())) != methods
+
+
+@pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
+def test_a_grid_on_the_features_of_a_frozen_network(
+  launch, domains, squeezenet, tmp_path
+):
+  flags = ('--domains', *domains, '--methods', 'dann', '--weights', squeezenet)
+  flags += ('--image-size', 33, '--epochs', 20, '--seeds', 1, '--batch-size', 6)
+  out = tmp_path / 'run'
+  ended = launch('compare', *flags, '--frozen', '--out', out)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  accuracies = [
+    t['accuracy_mean'] for by_task in result.values() for t in by_task.values()
+  ]
+  assert len(accuracies) == 6 and np.mean(accuracies) > 0.7
+
+
+@pytest.mark.parametrize(
+  ('count', 'changes', 'match'),
+  [(1, (), 'two or more'), (2, ('--methods', 'magic'), "method 'magic' is unknown")],
+)
+def test_bad_input(launch, domains, tmp_path, count, changes, match):
+  flags = ('--domains', *domains[:count], '--methods', 'dann', '--model', 'cnn')
+  flags += ('--image-size', 12, '--batch-size', 4, '--out', tmp_path / 'run')
+  ended = launch('compare', *flags, *changes)
+  assert ended.status == 2 and match in ended.err
+  assert len(ended.err.splitlines()) == 1 and not (tmp_path / 'run').exists()
