@@ -1,6 +1,7 @@
 """Trained networks, out of the run folders that the other scripts leave."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import pathlib
@@ -8,12 +9,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform
+from tljax.data.augment import to_float
 from tljax.data.images import Images
 from tljax.errors import InputError
+from tljax.measures import saliency
 from tljax.method import Method, TrainState
 from tljax.run import Run
 from tljax.train import predictor
@@ -44,6 +48,12 @@ class Trained(NamedTuple):
   def logits(self) -> Callable[[np.ndarray | Images], np.ndarray]:
     """Maps images (N, H, W, 3) uint8 to logits (N, K)."""
     return lambda images: predictor(self.method, batch_size=64)(self.state, images)
+
+  def evidence(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Maps (N, h, w) of where in images (N, H, W, 3) uint8 the labels (N,) are seen."""
+    predict = functools.partial(self.method.predict, self.state)
+    images, stage = to_float(jnp.asarray(images)), ('backbone', self.stages[-1])
+    return np.asarray(saliency.grad_cam(predict, images, stage, jnp.asarray(labels)))
 
 
 def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:

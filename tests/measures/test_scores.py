@@ -15,3 +15,59 @@ def test_accuracy_by_hand(top, share):
 
 def test_accuracy_is_a_plain_float_for_json():
   assert type(scores.accuracy(LOGITS, LABELS)) is float
+
+
+@pytest.fixture(params=[2, 7])
+def predictions(request):
+  rng = np.random.default_rng(0)
+  labels = np.arange(60) % request.param
+  logits = rng.normal(size=(60, request.param)) + 1.5 * np.eye(request.param)[labels]
+  return np.float32(logits), labels
+
+
+def test_classification_written_out(predictions):
+  logits, labels = predictions
+  count = logits.shape[1]
+  figures = scores.classification(logits, labels)
+  names = {'accuracy', 'macro_f1', 'auroc', 'cross_entropy', 'calibration_error'}
+  assert set(figures) == names | ({'top_5_accuracy'} if count > 5 else set())
+  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  said = logits.argmax(1)
+  f1, areas = [], []
+  for k in range(count):
+    hit = np.sum((said == k) & (labels == k))
+    f1.append(2 * hit / (np.sum(said == k) + np.sum(labels == k)))
+    inside, outside = p[labels == k, k], p[labels != k, k]
+    areas.append(np.mean(inside[:, None] > outside[None]))
+  assert figures['accuracy'] == pytest.approx(np.mean(said == labels))
+  assert figures['macro_f1'] == pytest.approx(np.mean(f1))
+  assert figures['auroc'] == pytest.approx(np.mean(areas))
+  wanted = -np.mean(np.log(p[np.arange(60), labels]))
+  assert figures['cross_entropy'] == pytest.approx(wanted, rel=1e-5)
+  table = scores.by_class(logits, labels, list('abcdefg')[:count])
+  assert [row['f1'] for row in table.values()] == pytest.approx(f1)
+  assert sum(row['examples'] for row in table.values()) == 60
+  recall = np.mean(said[labels == 1] == 1)
+  assert table['b']['recall'] == pytest.approx(recall)
+
+
+def test_a_class_without_examples_has_no_curve():
+  logits = np.float32([[2, 0, 1], [0, 1, 0]])
+  figures = scores.classification(logits, np.array([0, 1]))
+  assert 'auroc' not in figures and figures['accuracy'] == 1
+  assert figures['macro_f1'] == pytest.approx(2 / 3)
+
+
+def test_calibration_error_written_out(predictions):
+  logits, labels = predictions
+  p = np.exp(np.float64(logits)) / np.exp(np.float64(logits)).sum(1, keepdims=True)
+  total = 0.0
+  for low in np.linspace(0, 1, 16)[:-1]:
+    inside = (p.max(1) > low) & (p.max(1) <= low + 1 / 15)
+    if inside.any():
+      gap = np.mean(p.argmax(1)[inside] == labels[inside]) - np.mean(p.max(1)[inside])
+      total += abs(gap) * inside.sum() / len(labels)
+  assert scores.calibration_error(p, labels) == pytest.approx(total)
+  certain = np.eye(4)[[0, 1, 2, 3]]
+  assert scores.calibration_error(certain, np.arange(4)) == 0
+  assert scores.calibration_error(certain, np.array([0, 1, 3, 2])) == pytest.approx(0.5)

@@ -1,9 +1,72 @@
 """Scores of predictions against labels, over a whole evaluation set, in NumPy."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import scipy.special
+from sklearn import metrics
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray, *, top: int = 1) -> float:
   """Share of the labels (N,) among the `top` largest of the logits (N, K)."""
   order = np.argsort(-logits, axis=-1, kind='stable')[:, :top]
   return float(np.mean(np.any(order == labels[:, None], axis=-1)))
+
+
+def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Returns the scores of a classifier by name.
+
+  They are accuracy, with more than five classes also that of the five likeliest, the
+  mean of the classes' F1, the mean area under the curves of each class against the
+  rest where all classes are there, the cross-entropy in nats, and the calibration
+  error.
+
+  Args:
+    logits: (N, K) float.
+    labels: (N,) integer in [0, K).
+  """
+  count = logits.shape[-1]
+  probabilities = scipy.special.softmax(np.float64(logits), -1)
+  figures = {'accuracy': accuracy(logits, labels)}
+  if count > 5:
+    figures['top_5_accuracy'] = accuracy(logits, labels, top=5)
+  predicted, every = logits.argmax(-1), range(count)
+  figures['macro_f1'] = metrics.f1_score(
+    labels, predicted, labels=every, average='macro', zero_division=0
+  )
+  if len(np.unique(labels)) == count:
+    likelihood = probabilities if count > 2 else probabilities[:, 1]
+    figures['auroc'] = metrics.roc_auc_score(labels, likelihood, multi_class='ovr')
+  figures['cross_entropy'] = metrics.log_loss(labels, probabilities, labels=every)
+  figures['calibration_error'] = calibration_error(probabilities, labels)
+  return {name: float(value) for name, value in figures.items()}
+
+
+def by_class(
+  logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, dict[str, float]]:
+  """Returns each class' precision, recall, F1 and number of examples."""
+  columns = metrics.precision_recall_fscore_support(
+    labels, logits.argmax(-1), labels=range(len(classes)), zero_division=0
+  )
+  names = ('precision', 'recall', 'f1', 'examples')
+  return {
+    name: dict(zip(names, map(float, row), strict=True))
+    for name, row in zip(classes, zip(*columns, strict=True), strict=True)
+  }
+
+
+def calibration_error(
+  probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> float:
+  """Expected calibration error (Guo et al., 2017, equation 3), bins of equal width.
+
+  The mean, over examples, of the distance between accuracy and mean confidence in
+  the example's bin of confidence. Probabilities are (N, K), labels (N,).
+  """
+  confidence = probabilities.max(-1)
+  right = probabilities.argmax(-1) == labels
+  # The first bin with 0, each with its upper end.
+  index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+  gaps = np.bincount(index, right - confidence, minlength=bins)
+  return float(np.abs(gaps).sum() / len(labels))

@@ -1,0 +1,77 @@
+"""The judgement of a trained network, and its page."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import trained
+from tljax.data import loading
+from tljax.train import predictor
+
+CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 12, '--seeds', 1)
+
+
+@pytest.fixture
+def run(launch, pets, tmp_path):
+  data, out = f'folder:{pets}', tmp_path / 'run'
+  flags = ('--data', data, *CNN, '--epochs', 3, '--learning-rate', 0.01)
+  assert launch('finetune', *flags, '--out', out).status == 0
+  return out
+
+
+def test_figures_are_of_the_split(launch, run, pets, tmp_path):
+  out, train = tmp_path / 'judged', tmp_path / 'train'
+  data = f'folder:{pets}'
+  ended = launch('evaluate', '--run', run, '--data', data, '--out', out)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  network = trained.load(run)
+  test = loading.load(data, network.transform)['test']
+  logits = predictor(network.method)(network.state, test.images)
+  right = logits.argmax(-1) == test.labels
+  assert result['accuracy'] == pytest.approx(right.mean())
+  for k, name in enumerate(('cat', 'dog')):
+    recall = right[test.labels == k].mean()
+    assert result['classes'][name]['recall'] == pytest.approx(recall)
+  page = (out / 'report.html').read_text()
+  assert page.count('data:image/png') == (2 if right.all() else 3)
+
+  flags = ('--run', run, '--data', data, '--split', 'train', '--out', train)
+  ended = launch('evaluate', *flags)
+  assert ended.status == 0, ended.err
+  whole = json.loads((train / 'result.json').read_text())
+  assert sum(row['examples'] for row in whole['classes'].values()) == 12
+
+
+def test_evidence_is_a_map_of_each_image(run):
+  network = trained.load(run)
+  images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+  maps = network.evidence(images, np.array([0, 1, 0]))
+  assert maps.shape[0] == 3 and maps.ndim == 3 and np.isfinite(maps).all()
+
+
+def test_mistakes_are_shown_with_their_evidence(launch, run, pets, tmp_path):
+  """Of a set whose labels are swapped, all that was right is wrong."""
+  swapped = tmp_path / 'swapped'
+  swapped.mkdir()
+  (swapped / 'cat').symlink_to(pets / 'dog')
+  (swapped / 'dog').symlink_to(pets / 'cat')
+  pages = []
+  for data in (pets, swapped):
+    out = tmp_path / f'{data.name}-judged'
+    ended = launch('evaluate', '--run', run, '--data', f'folder:{data}', '--out', out)
+    assert ended.status == 0, ended.err
+    pages.append('alt="Mistakes"' in (out / 'report.html').read_text())
+  assert any(pages)
+
+
+def test_bad_input_is_one_line(launch, run, pets, tmp_path):
+  def refused(match, *flags):
+    ended = launch('evaluate', '--run', run, *flags, '--out', tmp_path / 'judged')
+    assert ended.status == 2 and match in ended.err, ended.err
+    assert len(ended.err.splitlines()) == 1
+
+  refused("no split 'dev'", '--data', f'folder:{pets}', '--split', 'dev')
+  (pets / 'cat').rename(pets / 'cow')
+  refused("does not know class 'cow'", '--data', f'folder:{pets}')
