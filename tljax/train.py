@@ -142,13 +142,13 @@ class Trial(NamedTuple):
   """What one training gave.
 
   Attributes:
-    state: the last state.
+    state: the last state; None of what was not trained.
     records: see `fit`.
     logits: (N, K), of the examples that the trial is judged on.
     accuracy: on them, once, at the end.
   """
 
-  state: TrainState
+  state: TrainState | None
   records: list[dict]
   logits: np.ndarray
   accuracy: float

@@ -19,3 +19,11 @@ def pixels():
   """Scikit-learn's digits: (N, 64) float32 in [0, 16], and (N,) int32."""
   features, labels = load_digits(return_X_y=True)
   return np.float32(features), np.int32(labels)
+
+
+@pytest.fixture(scope='module')
+def compile_fast():
+  """These heads are tiny and compile for far longer than they compute."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)

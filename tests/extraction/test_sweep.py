@@ -12,6 +12,7 @@ from tljax.extraction import probe, sweep
 from tljax.models.base import FlattenMLP
 from tljax.run import Run
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
 HEAD = FlattenMLP(10, (12,), rate=0.3)
 STEPS = 12
 SETTINGS = sweep.grid(
@@ -22,14 +23,6 @@ SETTINGS = sweep.grid(
 def make(learning_rate, weight_decay, dropout=None):
   optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
   return probe.method(probe.Probe(HEAD), optimizer, dropout=dropout)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def compile_fast():
-  """These heads are tiny and compile for far longer than they compute."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')

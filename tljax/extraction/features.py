@@ -80,6 +80,24 @@ def extract(
   return cached(cache, key, rows, blocks)
 
 
+def shape(
+  model,
+  variables: Variables,
+  images: np.ndarray | Images,
+  endpoint: str = 'features',
+  pooling: Pooling | None = None,
+) -> tuple[int, ...]:
+  """Returns the shape of one image's features, without computing them.
+
+  Raises:
+    InputError: as `extract`.
+  """
+  one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+  index = jax.ShapeDtypeStruct((1,), jnp.int32)
+  program = _plain(model, endpoint, pooling)
+  return jax.eval_shape(program, variables, one, index, _key(0, 0)).shape[1:]
+
+
 def extract_splits(
   model,
   variables: Variables,
@@ -100,6 +118,14 @@ def extract_splits(
     return dataclasses.replace(split, images=images, labels=labels)
 
   return {name: features(name, split) for name, split in splits.items()}
+
+
+def rows(split: Dataset, indices: np.ndarray, views: int) -> Dataset:
+  """Returns all views of the examples at `indices`; see `extract`."""
+  count = len(split) // views
+  if len(indices) == count:  # without a copy of what may be mapped from disk
+    return split
+  return split.take((count * np.arange(views)[:, None] + indices[None]).ravel())
 
 
 def pool(x: jax.Array, pooling: Pooling | None) -> jax.Array:

@@ -67,6 +67,18 @@ def standardized(fit: Callable[..., Head]) -> Callable[..., Head]:
   return standardized_fit
 
 
+def rescaled(head: Head, scale: np.ndarray, offset: np.ndarray) -> Head:
+  """Returns the head whose outputs are scale (T,) times the head's, plus offset (T,).
+
+  It is one whose last layer is called 'classifier', as all that are trained have it.
+  """
+  params = head.variables['params']
+  last = params['classifier']
+  last = {'kernel': last['kernel'] * scale[None], 'bias': last['bias'] * scale + offset}
+  variables = {**head.variables, 'params': {**params, 'classifier': last}}
+  return head._replace(variables=variables)
+
+
 class At(nn.Module):
   """A head on another endpoint than its own, or a pooled one; see `extract`."""
 
