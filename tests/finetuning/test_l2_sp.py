@@ -16,7 +16,7 @@ def test_one_step(check_step):
     norm = sum((v**2).sum() for v in jax.tree.leaves(params['head']))
     return 0.3 * distance + 0.2 * norm
 
-  check_step(lambda *args: l2_sp.method(*args, alpha=0.6, beta=0.4), penalty)
+  check_step(lambda *args: l2_sp.method(*args, strength=0.6, head_decay=0.4), penalty)
 
 
 def test_squared_distance(check_slow):

@@ -49,7 +49,9 @@ def test_memory_is_a_copy_of_the_pretrained_that_does_not_move(
 def test_a_frozen_backbone_stays_frozen_under_a_penalty(model, family_batches, raw):
   stream = family_batches['finetuning']
   method = l2_sp.method(
-    *labels.freeze(model, optax.adamw(1e-2), 'backbone/.*'), alpha=1.0, beta=1.0
+    *labels.freeze(model, optax.adamw(1e-2), 'backbone/.*'),
+    strength=1.0,
+    head_decay=1.0,
   )
   state = method.init(jax.random.key(0), None, stream(0))
   before = raw((state.params['backbone'], state.model_state))

@@ -12,8 +12,8 @@ def method(
   model,
   optimizer: optax.GradientTransformation,
   *,
-  alpha: float | optax.Schedule = 0.01,
-  beta: float = 0.01,
+  strength: float | optax.Schedule = 0.01,
+  head_decay: float = 0.01,
 ) -> Method:
   """Pulls the backbone to the pretrained weights and all else to zero.
 
@@ -23,9 +23,9 @@ def method(
   Args:
     model: outputs by endpoint, among them 'logits'; its part 'backbone' is w.
     optimizer: moves all parameters.
-    alpha: a number or a schedule of the step. The paper chooses it by validation;
-      both defaults are the published library's.
-    beta: of what has no pretrained weights.
+    strength: alpha, a number or a schedule of the step. The paper chooses it by
+      validation; both defaults are the published library's.
+    head_decay: beta, of what has no pretrained weights.
   """
 
   def penalty(params, outputs, start, batch):
@@ -36,8 +36,8 @@ def method(
     model,
     optimizer,
     penalty,
-    strength=alpha,
-    head_decay=beta,
+    strength=strength,
+    head_decay=head_decay,
     remember=lambda state: state.params['backbone'],
   )
 
