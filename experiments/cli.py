@@ -7,20 +7,23 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import optax
 import tyro
 
 from tljax import data, models, report, weights
 from tljax.data import augment, batches, randaugment
+from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
+from tljax.finetuning.co_tuning import learn_relationship
 from tljax.method import Variables
 from tljax.run import Run
-from tljax.train import Trial
+from tljax.train import Trial, in_batches
 
 Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
 
@@ -39,7 +42,7 @@ class Flags:
   seeds: int = 3
   """Number of seeds, for mean and standard deviation."""
   batch_size: int = 32
-  """Examples in a training batch, of each domain."""
+  """Examples in a batch, of each domain."""
   resume: bool = False
   """Go on with the run that --out holds."""
 
@@ -68,8 +71,7 @@ class ModelFlags(Flags):
   model: str = 'squeezenet1_1'
   """Architecture; a wrong name lists them all."""
   weights: str | None = None
-  """Pretrained weights: a file in a published layout, or a tag that
-  `python -m experiments.models` lists; without it, from scratch."""
+  """Pretrained weights: a file, or a tag of experiments.models; else from scratch."""
   image_size: int | None = None
   """Height and width in pixels; by default the model's own."""
   epochs: int = 10
@@ -79,8 +81,7 @@ class ModelFlags(Flags):
   classes: tuple[str, ...] = ()
   """The only classes to keep; by default all."""
   val_fraction: float | None = None
-  """Share of the training split that becomes the validation split, where the set has
-  none; by default 0.1."""
+  """Share of the training split that validates where no split does; else 0.1."""
   skip_corrupt: bool = False
   """Leave out images that cannot be read, and count them."""
   shots: int | None = None
@@ -129,6 +130,27 @@ class ModelFlags(Flags):
       head = models.Linear(num_classes, kernel_init=nn.initializers.zeros)
     return models.create(self.model).clone(head=head)
 
+  def load_source(self, options: Collection[str], *sets: Dataset) -> dict:
+    """Returns what a method's `options` want of the pretrained classifier.
+
+    Args:
+      options: names of those that the method has.
+      *sets: the training and the validation split, for a relationship of classes.
+    """
+    if 'source_head' not in options or self.weights is None:
+      return {}
+    variables = weights.load(self.model, self.weights)
+    head = variables['params']['head']
+    model = models.create(self.model, len(head['classifier']['bias']))
+    found = {'source_head': (model.head, head)}
+    if 'relationship' in options and sets:
+      forward = jax.jit(lambda x: model.apply(variables, to_float(x))['logits'])
+      arrays = []
+      for part in sets:
+        arrays += [in_batches(forward, part.images, 64), part.labels]
+      found['relationship'] = learn_relationship(*arrays)
+    return found
+
   def load_optimizer(self, steps: int) -> optax.GradientTransformation:
     """Returns Adam along a cosine over `steps`."""
     return optax.adam(optax.cosine_decay_schedule(self.learning_rate, steps))
@@ -149,10 +171,9 @@ class TrainingFlags(ModelFlags):
   """Flags of the scripts that train on images."""
 
   augment: Augment = 'flip'
-  """Random change of the training images; 'crop' is a resized crop and 'flip',
-  'randaugment' is 'crop' and RandAugment."""
+  """Random change of training images; 'crop' flips too, 'randaugment' crops too."""
   workers: int = 0
-  """Processes that decode the images of a set too large for memory; 0: threads do."""
+  """Processes that decode a set too large for memory; 0: threads do."""
 
   def train_transform(self) -> data.Transform:
     """Of training images: what an augmentation crops out of."""

@@ -1,6 +1,6 @@
 """Judges a trained network on labelled images, and shows what it gets wrong and why.
 
-  python -m experiments.evaluate --run runs/tuned --data folder:pets --out runs/judged
+python -m experiments.evaluate --run runs/tuned --data folder:pets --out runs/judged
 """
 
 import dataclasses

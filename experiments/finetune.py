@@ -1,18 +1,23 @@
 """Fine-tunes a pretrained network, whole or in part, or trains it from scratch.
 
   python -m experiments.finetune --data folder:hymenoptera_data \
-    --weights squeezenet1_1.safetensors --out runs/fine-tuned
+    --weights squeezenet1_1.safetensors --method bss --out runs/fine-tuned
 
-Without --weights it trains from scratch.
+Without --weights it trains from scratch. --dry-run shows what would train.
 """
 
 import dataclasses
 import functools
 from typing import Literal
 
+import optax
+
 from experiments import cli
+from tljax import finetuning, models
 from tljax.data import augment, batches
-from tljax.finetuning import labels, plain
+from tljax.data.dataset import Dataset
+from tljax.errors import InputError
+from tljax.finetuning import labels, optimizers, summary
 from tljax.method import Method
 from tljax.train import Plan, compare
 
@@ -30,32 +35,64 @@ class Flags(cli.TrainingFlags):
 
   data: str
   """digits, folder:PATH, csv:PATH, ...; a wrong name lists all kinds."""
+  method: str = 'plain'
+  """Fine-tuning method; a wrong name lists them all."""
+  strength: float | None = None
+  """Of the method; by default its own."""
   freeze: tuple[str, ...] = ()
-  """Regular expressions of parameter paths to hold fixed: 'backbone/stage[12]/.*'."""
+  """Patterns of parameter paths to hold fixed: 'backbone/stage[12]/.*'."""
   learning_rate: float = 1e-4
+  weight_decay: float = 0.0
+  """Of kernels, as AdamW's."""
+  layer_decay: float = 1.0
+  """Factor of the rate a stage down."""
+  backbone_rate: float = 1.0
+  """Factor of the backbone's rate."""
   mix: Literal['none', 'mixup', 'cutmix', 'both'] = 'none'
-  """Blend of training images and their labels."""
+  """Blend of training images and labels."""
+  dry_run: bool = False
+  """Train nothing; show what would, and a step's memory."""
 
-  def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
-    """By strategy, what is trained."""
-    model, optimizer = self.build_model(num_classes), self.load_optimizer(steps)
+  def optimizer(self, steps: int, spec: models.Spec) -> optax.GradientTransformation:
+    """Returns AdamW along a cosine over `steps`, slower further down."""
+    schedule = optax.cosine_decay_schedule(self.learning_rate, steps)
+    return optax.chain(
+      optax.adamw(schedule, weight_decay=self.weight_decay, mask=optimizers.decay_mask),
+      optimizers.layer_decay(spec, self.layer_decay),
+      optimizers.backbone_rate(self.backbone_rate),
+    )
+
+  def methods(self, num_classes: int, steps: int, *sets: Dataset) -> dict[str, Method]:
+    """By strategy, what is trained, given the training and the validation split."""
+    known = finetuning.defaults(self.method)
+    given = {} if self.strength is None else {'strength': self.strength}
+    if given.keys() - known:
+      raise InputError(f'--strength: the method {self.method} has none; leave it out')
+    model = self.build_model(num_classes)
+    optimizer = self.optimizer(steps, model.spec)
     if self.freeze:
       model, optimizer = labels.freeze(model, optimizer, *self.freeze)
     name = 'fine_tuning' if self.weights else 'scratch'
-    return {name: plain.method(model, optimizer)}
+    name = name if self.method == 'plain' else self.method
+    options = self.load_source(known, *sets) | given
+    return {name: finetuning.create(self.method, model, optimizer, **options)}
 
 
 def finetune(flags: Flags) -> None:
   splits = flags.load_data(flags.data)
   training, mix = splits['train'], MIXES[flags.mix]
-  few = flags.few(training)
+  few, count = flags.few(training), len(training.classes)
   steps = batches.steps_for(few[flags.seed], flags.epochs, flags.batch_size)
-  ((name, method),) = flags.methods(len(training.classes), steps).items()
-  variables = flags.load_backbone()
-  plans = {}
+  variables, methods, plans = flags.load_backbone(), None, {}
   for seed, examples in few.items():
-    stream = flags.stream(examples, seed, mix=mix and mix(len(training.classes)))
-    plans[seed] = {name: Plan(method, stream, variables)}
+    if methods is None or 'relationship' in finetuning.defaults(flags.method):
+      methods = flags.methods(count, steps, examples, splits['validation'])
+    stream = flags.stream(examples, seed, mix=mix and mix(count))
+    plans[seed] = {k: Plan(method, stream, variables) for k, method in methods.items()}
+  if flags.dry_run:
+    (method,) = methods.values()
+    optimizer = flags.optimizer(steps, flags.build_model(count).spec)
+    return summary.show(method, optimizer, variables, stream(0))
   run = flags.open_run(fingerprint=training.fingerprint(), class_names=training.classes)
   trials = compare(plans, steps, splits, run)
   cli.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()

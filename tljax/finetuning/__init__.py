@@ -21,3 +21,8 @@ def create(name: str, model, optimizer, **options) -> Method:
   return discovery.create_method(
     sys.modules[__name__], name, model, optimizer, **options
   )
+
+
+def defaults(name: str) -> dict:
+  """The default of every option of the method `name`."""
+  return discovery.method_defaults(sys.modules[__name__], name)

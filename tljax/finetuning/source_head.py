@@ -9,7 +9,7 @@ import optax
 
 from tljax.method import Outputs, Params
 
-# The module `(outputs, train) -> logits` (N, K_s), and its pretrained parameters.
+# A module `(outputs, train) -> logits` (N, K_s), and its pretrained parameters.
 SourceHead = tuple[Any, Params]
 
 

@@ -1,0 +1,134 @@
+"""Methods of fine-tuning by name, their options, and what would train."""
+
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments import cli
+from tljax import finetuning, models, train, weights
+from tljax.checkpoint import Checkpoints
+from tljax.data import Transform
+from tljax.data import load as load_data
+from tljax.finetuning import lora, summary
+
+CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 8, '--seeds', 1)
+
+
+@pytest.fixture
+def trials(monkeypatch):
+  """Collects what the script's trainings gave."""
+  conclude, seen = cli.conclude, {}
+
+  def spy(run, trials, *args, **kwargs):
+    seen.update(trials)
+    return conclude(run, trials, *args, **kwargs)
+
+  monkeypatch.setattr(cli, 'conclude', spy)
+  return seen
+
+
+@pytest.fixture
+def created(monkeypatch):
+  """Collects the options that methods were made with."""
+  create, seen = finetuning.create, []
+
+  def spy(name, model, optimizer, **options):
+    seen.append((name, optimizer, options))
+    return create(name, model, optimizer, **options)
+
+  monkeypatch.setattr(finetuning, 'create', spy)
+  return seen
+
+
+def test_lora_saves_what_its_prediction_needs(launch, pets, tmp_path, trials):
+  out, data = tmp_path / 'run', f'folder:{pets}'
+  flags = ('--data', data, *CNN, '--epochs', 2, '--learning-rate', 0.01)
+  ended = launch('finetune', *flags, '--method', 'lora', '--out', out)
+  assert ended.status == 0, ended.err
+  (trial,) = trials['lora']
+  with Checkpoints(out / 'checkpoints' / 'lora-0') as checkpoints:
+    state = checkpoints.restore(like=trial.state)
+  model = models.create('cnn').clone(head=models.Linear(2))
+  images = load_data(data, Transform(8, 8))['test'].images
+  logits = train.predictor(lora.method(model, optax.sgd(0.1)))(state, images)
+  np.testing.assert_allclose(logits, trial.logits, rtol=1e-5, atol=1e-5)
+  merged = model.apply(lora.merge(state.variables), np.float32(images) / 255)['logits']
+  np.testing.assert_allclose(merged, trial.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_rates_and_strength_go_to_the_method(launch, pets, tmp_path, created):
+  flags = ('--data', f'folder:{pets}', *CNN, '--epochs', 1, '--learning-rate', 0.01)
+  flags += ('--weight-decay', 0.1, '--layer-decay', 0.5, '--backbone-rate', 0.2)
+  flags += ('--method', 'bss', '--strength', 0.3)
+  ended = launch('finetune', *flags, '--out', tmp_path / 'run')
+  assert ended.status == 0, ended.err
+  ((name, optimizer, options),) = created
+  assert (name, options) == ('bss', {'strength': 0.3})
+  one = {'kernel': np.ones(1, np.float32), 'bias': np.ones(1, np.float32)}
+  params = {'backbone': {'stage2': one}, 'head': {'classifier': one}}
+  updates, _ = optimizer.update(params, optimizer.init(params), params)
+  for tree, rate in (
+    (updates['backbone']['stage2'], 0.01 * 0.5**2 * 0.2),
+    (updates['head']['classifier'], 0.01),
+  ):
+    np.testing.assert_allclose(tree['kernel'], -rate * 1.1, rtol=1e-4)
+    np.testing.assert_allclose(tree['bias'], -rate, rtol=1e-4)
+
+
+def test_co_tuning_has_the_pretrained_classifier(
+  launch, pets, squeezenet, tmp_path, created, monkeypatch
+):
+  """And a relationship of each seed's own few examples."""
+  monkeypatch.setattr(summary, 'memory', lambda *_: {})  # which compiles the step
+  flags = ('--data', f'folder:{pets}', '--weights', squeezenet, '--image-size', 33)
+  flags += ('--method', 'co_tuning', '--seeds', 2, '--batch-size', 6, '--shots', 3)
+  ended = launch('finetune', *flags, '--dry-run', '--out', tmp_path / 'run')
+  assert ended.status == 0, ended.err
+  head = weights.load('squeezenet1_1', squeezenet)['params']['head']
+  tables = []
+  for name, _, options in created:
+    assert name == 'co_tuning' and set(options) == {'source_head', 'relationship'}
+    jax.tree.map(np.testing.assert_array_equal, options['source_head'][1], head)
+    table = options['relationship']
+    assert table.shape == (2, 5)
+    np.testing.assert_allclose(table.sum(1), 1, rtol=1e-6)
+    tables.append(table)
+  assert len(tables) == 2 and not np.array_equal(*tables)
+  assert 'source_head' in ended.out  # as a part that trains
+
+
+def test_a_dry_run_trains_and_writes_nothing(launch, pets, tmp_path, trials):
+  flags = ('--data', f'folder:{pets}', *CNN, '--epochs', 1, '--dry-run')
+  flags += ('--freeze', 'backbone/stage[12]/.*', '--layer-decay', 0.5)
+  ended = launch('finetune', *flags, '--out', tmp_path / 'run')
+  assert ended.status == 0 and ended.err == ''
+  lines = [line.split() for line in ended.out.splitlines()]
+  rows = {line[1]: line[3::2] for line in lines if len(line) > 7 and line[0] == '│'}
+  assert rows == {
+    'backbone/stage1': ['464', '0', '0'],
+    'backbone/stage2': ['4,672', '0', '0'],
+    'backbone/stage3': ['18,560', '18,560', '5e-05'],
+    'head': ['130', '130', '0.0001'],
+  }
+  assert 'MiB' in ended.out
+  assert not trials and not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('flags', 'named'),
+  [
+    (('--method', 'magic'), "method 'magic' is unknown; choose one of .*co_tuning"),
+    (('--method', 'labels'), "method 'labels' is unknown"),
+    (('--method', 'lora', '--strength', 1), '--strength: the method lora has none'),
+    (('--method', 'bi_tuning', '--weights', 'none.pth'), 'there is no such file'),
+  ],
+)
+def test_what_does_not_fit_is_one_line(launch, pets, tmp_path, flags, named):
+  data = ('--data', f'folder:{pets}', *CNN, '--epochs', 1, '--out', tmp_path / 'run')
+  ended = launch('finetune', *data, *flags)
+  assert ended.status == 2 and ended.err.count('\n') == 1
+  assert re.search(named, ended.err)
+  assert not (tmp_path / 'run').exists()

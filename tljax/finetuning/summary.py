@@ -1,0 +1,122 @@
+"""What a training would move, at what rate, and the memory that its step takes."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax import report
+from tljax.method import Batch, Method, Params, TrainState, Variables, path_name
+
+
+class Group(NamedTuple):
+  """A stage of the backbone, or another part of the parameters.
+
+  Attributes:
+    parameters: number of them.
+    trained: number of those that the optimiser keeps a state for.
+    rates: least and largest first update of one that is trained, where the optimiser
+      is one whose first update is the rate, as Adam's is.
+  """
+
+  parameters: int
+  trained: int
+  rates: tuple[float, float]
+
+
+def abstract_state(
+  method: Method, variables: Variables | None, batch: Batch
+) -> TrainState:
+  """Returns the shapes of the state that the method starts from."""
+  return jax.eval_shape(method.init, jax.random.key(0), variables, batch)
+
+
+def groups(
+  state: TrainState, optimizer: optax.GradientTransformation
+) -> dict[str, Group]:
+  """Returns, by part or 'backbone/STAGE', what trains.
+
+  Args:
+    state: of `abstract_state`.
+    optimizer: that the method was given, to which it may have added freezing.
+  """
+  moved = _moved(state)
+  counts = {}
+  for path, rate in _rates(state.params, optimizer).items():
+    part, stage, *_ = path.split('/')
+    name = f'{part}/{stage}' if part == 'backbone' else part
+    size = moved[path][0]
+    counts.setdefault(name, []).append((size, rate if moved[path][1] else None))
+  return {name: _group(leaves) for name, leaves in counts.items()}
+
+
+def _group(leaves):
+  rates = [rate for _, rate in leaves if rate is not None]
+  trained = sum(size for size, rate in leaves if rate is not None)
+  limits = (min(rates), max(rates)) if rates else (0.0, 0.0)
+  return Group(sum(size for size, _ in leaves), trained, limits)
+
+
+def _moved(state):
+  """By path, a leaf's size and whether the optimiser has a state for it.
+
+  That state's path ends in the parameter's.
+  """
+  kept = jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
+  ends = {path_name(path[i:]) for path, _ in kept for i in range(len(path))}
+  leaves = jax.tree_util.tree_flatten_with_path(state.params)[0]
+  return {path_name(p): (leaf.size, path_name(p) in ends) for p, leaf in leaves}
+
+
+def _rates(params: Params, optimizer) -> Mapping[str, float]:
+  """By path, the first update for a gradient of 1 of a parameter of 0.
+
+  Every leaf is one number, so that this costs nothing.
+  """
+  zeros = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), params)
+  ones = jax.tree.map(jnp.ones_like, zeros)
+  updates, _ = optimizer.update(ones, optimizer.init(zeros), zeros)
+  leaves = jax.tree_util.tree_flatten_with_path(updates)[0]
+  return {path_name(path): abs(float(update)) for path, update in leaves}
+
+
+def memory(method: Method, state: TrainState, batch: Batch) -> dict[str, int]:
+  """Returns the bytes that a compiled step takes, on this backend.
+
+  Args:
+    method: its step is compiled.
+    state: of `abstract_state`.
+    batch: arrays or shapes.
+  """
+  step = jax.jit(method.step, donate_argnums=0)
+  sizes = step.lower(state, batch).compile().memory_analysis()
+  beside = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+  return {
+    'state and batch': sizes.argument_size_in_bytes,
+    'within the step': sizes.temp_size_in_bytes + beside,
+  }
+
+
+def show(
+  method: Method,
+  optimizer: optax.GradientTransformation,
+  variables: Variables | None,
+  batch: Batch,
+) -> None:
+  """Prints what trains, by group, and the memory of a step; see `groups`, `memory`."""
+  state = abstract_state(method, variables, batch)
+  rows = [
+    {
+      'part': name,
+      'parameters': f'{group.parameters:,}',
+      'trained': f'{group.trained:,}',
+      'first rate': ' to '.join(f'{rate:.3g}' for rate in sorted({*group.rates})),
+    }
+    for name, group in groups(state, optimizer).items()
+  ]
+  report.print_table(rows, 'What trains')
+  sizes = memory(method, state, batch)
+  row = {name: f'{size / 2**20:.1f} MiB' for name, size in sizes.items()}
+  report.print_table([row], f'Memory of a step, on {jax.default_backend()}')
