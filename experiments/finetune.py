@@ -2,8 +2,6 @@
 
   python -m experiments.finetune --data folder:hymenoptera_data \
     --weights squeezenet1_1.safetensors --method bss --out runs/fine-tuned
-
-Without --weights it trains from scratch. --dry-run shows what would train.
 """
 
 import dataclasses
@@ -31,7 +29,7 @@ MIXES = {
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(cli.TrainingFlags):
-  """Fine-tunes a network on labelled images."""
+  """Fine-tunes a network on labelled images; without --weights, from scratch."""
 
   data: str
   """digits, folder:PATH, csv:PATH, ...; a wrong name lists all kinds."""
@@ -72,10 +70,10 @@ class Flags(cli.TrainingFlags):
     optimizer = self.optimizer(steps, model.spec)
     if self.freeze:
       model, optimizer = labels.freeze(model, optimizer, *self.freeze)
-    name = 'fine_tuning' if self.weights else 'scratch'
-    name = name if self.method == 'plain' else self.method
+    plain = 'fine_tuning' if self.weights else 'scratch'
     options = self.load_source(known, *sets) | given
-    return {name: finetuning.create(self.method, model, optimizer, **options)}
+    method = finetuning.create(self.method, model, optimizer, **options)
+    return {plain if self.method == 'plain' else self.method: method}
 
 
 def finetune(flags: Flags) -> None:
@@ -90,9 +88,8 @@ def finetune(flags: Flags) -> None:
     stream = flags.stream(examples, seed, mix=mix and mix(count))
     plans[seed] = {k: Plan(method, stream, variables) for k, method in methods.items()}
   if flags.dry_run:
-    (method,) = methods.values()
     optimizer = flags.optimizer(steps, flags.build_model(count).spec)
-    return summary.show(method, optimizer, variables, stream(0))
+    return summary.show(*methods.values(), optimizer, variables, stream(0))
   run = flags.open_run(fingerprint=training.fingerprint(), class_names=training.classes)
   trials = compare(plans, steps, splits, run)
   cli.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
