@@ -1,8 +1,13 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from sklearn.metrics import log_loss
+from sklearn.utils import compute_class_weight
 
 from tljax import losses
 
@@ -106,3 +111,91 @@ def test_domain_cross_entropy_weighs_examples():
   )
   expected = (np.mean(on_source) + np.mean(on_target)) / 2
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+WEIGHTS = np.array([1.0, 0.5, 3.0])
+LABELS = np.array([0, 2, 2, 1, 0])
+
+
+@pytest.mark.parametrize('weights', [None, WEIGHTS])
+@pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
+@pytest.mark.parametrize('soft', [False, True])
+def test_focal_loss_against_loops(check_slow, weights, gamma, soft):
+  logits = np.random.default_rng(1).normal(size=(5, 3)) * 2
+  table = np.eye(3)[LABELS]
+  table = 0.7 * table + 0.3 * table[::-1] if soft else table
+
+  def slow(logits):
+    total = scale = 0.0
+    for row, shares in zip(logits, table, strict=True):
+      p = np.exp(row) / np.exp(row).sum()
+      weight = 1.0 if weights is None else shares @ weights
+      for k in range(3):
+        total -= weight * shares[k] * (1 - p[k]) ** gamma * np.log(p[k])
+      scale += weight
+    return total / scale
+
+  labels = table if soft else LABELS
+  options = {'class_weights': weights}
+  check_slow(lambda z: losses.focal(z, labels, gamma=gamma, **options), slow, logits)
+  if gamma == 0:
+    check_slow(lambda z: losses.cross_entropy(z, labels, **options), slow, logits)
+
+
+def test_class_weights_are_scikit_learns():
+  logits = RNG.normal(size=(5, 3))
+  weights = compute_class_weight('balanced', classes=np.arange(3), y=LABELS)
+  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  wanted = log_loss(LABELS, p, sample_weight=weights[LABELS], labels=range(3))
+  got = losses.cross_entropy(jnp.float32(logits), LABELS, class_weights=weights)
+  np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_of_two_classes_focal_loss_is_optaxs():
+  logits, labels = jnp.float32(RNG.normal(size=6)), jnp.array([0, 1, 1, 0, 1, 0])
+  pairs = jnp.stack([jnp.zeros(6), logits], 1)
+  wanted = optax.losses.sigmoid_focal_loss(logits, labels.astype(jnp.float32))
+  np.testing.assert_allclose(losses.focal(pairs, labels), wanted.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize('gamma', [0.5, 2.0])
+def test_focal_loss_of_certain_predictions_is_finite(gamma):
+  logits = jnp.array([[200.0, 0.0], [0.0, 200.0]])
+  loss = lambda z: losses.focal(z, jnp.array([0, 0]), gamma=gamma)  # noqa: E731
+  value, grad = jax.value_and_grad(loss)(logits)
+  np.testing.assert_allclose(value, 100, rtol=1e-5)
+  np.testing.assert_allclose(grad, [[0, 0], [-0.5, 0.5]], atol=1e-5)
+
+
+@pytest.mark.parametrize('one', [False, True])
+def test_regression_losses_against_loops(check_slow, one):
+  rng = np.random.default_rng(2)
+  predictions, targets = rng.normal(size=(2, 4, 1 if one else 2)) * 2
+  given = targets[:, 0] if one else targets
+
+  def slow(penalty):
+    def mean(predictions):
+      pairs = zip(predictions.ravel(), targets.ravel(), strict=True)
+      return np.mean([penalty(abs(p - t)) for p, t in pairs])
+
+    return mean
+
+  def huber(error):
+    return error**2 / 2 if error <= 0.7 else 0.7 * (error - 0.35)
+
+  for loss, penalty in (
+    (losses.squared_error, lambda error: error**2),
+    (functools.partial(losses.huber, delta=0.7), huber),
+  ):
+    check_slow(lambda p, loss=loss: loss(p, given), slow(penalty), predictions)
+
+
+def test_binary_cross_entropy_against_loops(check_slow):
+  labels = np.array([[1, 0, 1], [0, 0, 0]])
+
+  def slow(logits):
+    p = 1 / (1 + np.exp(-logits))
+    return -np.sum(labels * np.log(p) + (1 - labels) * np.log(1 - p)) / 2
+
+  logits = np.random.default_rng(3).normal(size=(2, 3))
+  check_slow(lambda z: losses.binary_cross_entropy(z, labels), slow, logits)

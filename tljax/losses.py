@@ -1,4 +1,7 @@
-"""Losses of predictions and labels: plain functions of arrays."""
+"""Losses of predictions and labels: plain functions of arrays, means over examples.
+
+For one by example take optax's: `softmax_cross_entropy`, `squared_error`, `huber_loss`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +9,11 @@ import optax
 
 
 def cross_entropy(
-  logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  label_smoothing: float = 0.0,
+  class_weights: jax.Array | None = None,
 ) -> jax.Array:
   """Mean cross-entropy, in nats.
 
@@ -15,10 +22,64 @@ def cross_entropy(
     labels: (N,) integer, in [0, K), or (N, K) probabilities.
     label_smoothing: mass moved from the label to the uniform distribution over
       all K classes (Szegedy et al., 2016, section 7).
+    class_weights: (K,) of examples by their class, for a weighted mean; such as N / (K
+      x the class' count), which makes rare classes count as much as others.
   """
   targets = probabilities(labels, logits.shape[-1]).astype(logits.dtype)
-  targets = optax.smooth_labels(targets, label_smoothing)
-  return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+  smooth = optax.smooth_labels(targets, label_smoothing)
+  return _mean(optax.softmax_cross_entropy(logits, smooth), targets, class_weights)
+
+
+def focal(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  gamma: float = 2.0,
+  class_weights: jax.Array | None = None,
+) -> jax.Array:
+  """Cross-entropy whose easy examples weigh less: -(1 - p_t)^gamma log p_t.
+
+  (Lin et al., 2017, equation 4, of a softmax; of several binary labels it is
+  `optax.losses.sigmoid_focal_loss`.)
+
+  Args:
+    logits: (N, K) float.
+    labels: (N,) integer, in [0, K), or (N, K) probabilities.
+    gamma: at 0 it is the cross-entropy.
+    class_weights: see `cross_entropy`.
+  """
+  targets = probabilities(labels, logits.shape[-1]).astype(logits.dtype)
+  likely = jax.nn.log_softmax(logits)
+  doubt = jnp.maximum(-jnp.expm1(likely), 1e-12)  # so that its power has a gradient
+  return _mean(-jnp.sum(targets * doubt**gamma * likely, -1), targets, class_weights)
+
+
+def _mean(values, targets, class_weights):
+  """Mean of (N,) values, or weighted by (K,) weights of the targets (N, K)."""
+  if class_weights is None:
+    return jnp.mean(values)
+  weights = targets @ jnp.asarray(class_weights, targets.dtype)
+  return jnp.sum(weights * values) / jnp.sum(weights)
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Of labels (N, K) of 0 and 1, any number an example; the sum over K, in nats."""
+  parts = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+  return jnp.mean(jnp.sum(parts, -1))
+
+
+def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+  """Mean squared error. Shapes (N, T) both; of one target (N,) will do."""
+  targets = targets.reshape(predictions.shape)
+  return jnp.mean(optax.squared_error(predictions, targets))
+
+
+def huber(
+  predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0
+) -> jax.Array:
+  """Half the squared error, linear from an error of delta on; see `squared_error`."""
+  targets = targets.reshape(predictions.shape)
+  return jnp.mean(optax.huber_loss(predictions, targets, delta=delta))
 
 
 def probabilities(labels: jax.Array, num_classes: int) -> jax.Array:

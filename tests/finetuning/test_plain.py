@@ -1,4 +1,5 @@
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,3 +42,29 @@ def test_it_starts_from_the_pretrained_variables(model, family_batches, raw):
   variables = model.init(jax.random.key(7), jnp.zeros((1, 16, 16, 3)))
   state = plain.method(model, optax.sgd(0.1)).init(jax.random.key(0), variables, batch)
   assert raw(state.variables) == raw(variables)
+
+
+class Affine(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=False):
+    del train
+    return {'logits': nn.Dense(3, name='head')(x)}
+
+
+def test_another_loss(family_batches):
+  """Of a regression, whose labels are the images' mean colours."""
+  images = family_batches['finetuning'](0)['image']
+  features, labels = images.reshape(len(images), -1), np.mean(images, (1, 2))
+  batch = {'image': features, 'label': labels}
+  method = plain.method(Affine(), optax.sgd(0.1), loss=losses.squared_error)
+  state = method.init(jax.random.key(0), None, batch)
+  head = state.params['head']
+  error = features @ head['kernel'] + head['bias'][None] - labels
+  after, metrics = method.step(state, batch)
+  assert list(metrics) == ['loss']
+  np.testing.assert_allclose(metrics['loss'], np.mean(error**2), rtol=1e-5)
+  gradient = 2 * features.T @ error / error.size
+  wanted = head['kernel'] - 0.1 * gradient
+  np.testing.assert_allclose(
+    after.params['head']['kernel'], wanted, rtol=1e-4, atol=1e-6
+  )

@@ -1,5 +1,8 @@
 """Supervised training of a model, pretrained or not: plain fine-tuning."""
 
+from collections.abc import Callable
+
+import jax
 import optax
 
 from tljax import losses
@@ -14,9 +17,13 @@ from tljax.method import (
 
 
 def method(
-  model, optimizer: optax.GradientTransformation, *, label_smoothing: float = 0.0
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  label_smoothing: float = 0.0,
+  loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Method:
-  """Minimises the cross-entropy of labelled images.
+  """Minimises the cross-entropy of labelled images, or another loss.
 
   What trains is the optimiser's and the model's business: with `labels.freeze` this
   is feature extraction or partial fine-tuning; with no pretrained variables it is
@@ -26,22 +33,30 @@ def method(
     model: outputs by endpoint, among them 'logits'.
     optimizer: moves the model's parameters.
     label_smoothing: see `losses.cross_entropy`.
+    loss: `(logits, labels) -> ()` in its place, such as `losses.focal`, or
+      `losses.squared_error` of a regression; no accuracy is reported then.
   """
 
   def init(key, variables, batch):
     return new_state(key, model, optimizer, batch['image'], variables)
 
-  step = gradient_step(loss_of(model, label_smoothing), optimizer)
+  step = gradient_step(loss_of(model, label_smoothing, loss), optimizer)
   return Method(init, step, predict_with(model))
 
 
-def loss_of(model, label_smoothing: float = 0.0) -> LossFn:
-  """Returns the cross-entropy of a training pass, for `gradient_step`."""
+def loss_of(
+  model,
+  label_smoothing: float = 0.0,
+  loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> LossFn:
+  """Returns the loss of a training pass, for `gradient_step`; see `method`."""
 
   def loss_fn(params, state, batch, rng):
     outputs, model_state = apply_train(model, params, state, batch['image'], rng)
     logits, labels = outputs['logits'], batch['label']
-    loss = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return loss, (model_state, {'accuracy': losses.accuracy(logits, labels)})
+    if loss is not None:
+      return loss(logits, labels), (model_state, {})
+    value = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return value, (model_state, {'accuracy': losses.accuracy(logits, labels)})
 
   return loss_fn
