@@ -15,9 +15,9 @@ def method(
 ) -> Method:
   """Trains the head and, after each layer of the frozen backbone, y = gamma x + beta.
 
-  (Equation 2.) A layer without a bias gets no beta, into which it could be merged; the
-  norm that follows such a convolution has one. They start as 1 and 0, so the network
-  starts as it was. `merge` makes an ordinary model's variables of the state's.
+  A layer without a bias gets no beta, into which it could be merged; the norm that
+  follows such a convolution has one. They start as 1 and 0, so the network starts as it
+  was. `merge` makes an ordinary model's variables of the state's.
 
   Args:
     model: outputs by endpoint, among them 'logits'; parts 'backbone' and 'head'.

@@ -66,7 +66,7 @@ class PromptedModel(WrappedModel):
       width = outputs['embed'].shape[-1]
       shape = (len(self._blocks) if self.deep else 1, self.tokens, width)
       kernel = variables['params']['backbone']['embed']['patch']['kernel']
-      limit = (6 / (kernel[..., 0].size + width)) ** 0.5  # section 3.2's xavier
+      limit = (6 / (kernel[..., 0].size + width)) ** 0.5  # as in the authors' code
       draw = jax.random.uniform(jax.random.fold_in(key, 1), shape)
       prompt = {'tokens': limit * (2 * draw - 1)}
     elif self.deep:
