@@ -12,7 +12,9 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
+import sklearn.metrics
 import tyro
 
 from tljax import data, models, report, weights
@@ -28,7 +30,7 @@ from tljax.train import Trial, in_batches
 Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
 
 
-_NO_MATTER = ('out', 'resume', 'workers')  # to a run's result
+_NO_MATTER = ('out', 'resume', 'workers', 'cache')  # to a run's result
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -226,16 +228,52 @@ def conclude(
     report.bars({name: s['accuracy'] for name, s in strategies.items()}, 'accuracy'),
     'Bars are means, dots are seeds.',
   )
-  page.figure(
-    'Learning curves',
-    report.curves(
-      {name: [t.records for t in seeds] for name, seeds in trials.items()},
-      'loss',
-      'validation_accuracy',
-    ),
-    'Training loss, and accuracy on the validation split, which chooses nothing.',
-  )
+  records = {name: [t.records for t in seeds] for name, seeds in trials.items()}
+  _add_curves(page, records, 'validation_accuracy')
   return page
+
+
+def conclude_regression(
+  run: Run,
+  name: str,
+  trials: Sequence[Trial],
+  targets: np.ndarray,
+  title: str,
+  text: str,
+  **facts,
+) -> report.Page:
+  """As `conclude`, of one strategy whose trials predict targets (N,) or (N, T).
+
+  It reports the mean absolute error, in the targets' unit, and R squared, the mean
+  over targets.
+  """
+  pairs = [(targets.reshape(t.logits.shape), t.logits) for t in trials]
+  figures = {
+    'mae': [float(sklearn.metrics.mean_absolute_error(*pair)) for pair in pairs],
+    'r2': [float(sklearn.metrics.r2_score(*pair)) for pair in pairs],
+    'seconds': float(np.mean([t.seconds for t in trials])),
+  }
+  means = {metric: float(np.mean(figures[metric])) for metric in ('mae', 'r2')}
+  row = {'strategy': name, **{k: f'{v:.3f}' for k, v in means.items()}}
+  rows = [{**row, 'seconds': f'{figures["seconds"]:.1f}'}]
+  report.print_table(rows, title)
+  run.write_result({**facts, **means, 'strategies': {name: figures}})
+  print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
+  page = report.Page(run.folder / 'report.html', title, text)
+  page.table('Results', rows, 'Means over seeds: absolute error, R squared.')
+  page.figure('Predictions', report.parity(*pairs[0]), 'First seed.')
+  _add_curves(page, {name: [t.records for t in trials]}, 'validation_r2')
+  return page
+
+
+def _add_curves(page, records, metric):
+  """Adds learning curves; what was fitted and not trained has none."""
+  if all('loss' in seed[-1] for seeds in records.values() for seed in seeds):
+    page.figure(
+      'Learning curves',
+      report.curves(records, 'loss', metric),
+      f'Training loss, and {metric.split("_")[1]} on the validation split.',
+    )
 
 
 def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:

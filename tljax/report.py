@@ -214,6 +214,19 @@ def grid(figures: Mapping[str, Mapping[str, dict]]) -> Figure:
   return figure
 
 
+def parity(targets: np.ndarray, predictions: np.ndarray) -> Figure:
+  """Plots predictions over targets, (N, T) each: a panel a target."""
+  count = targets.shape[1]
+  figure = Figure(figsize=(3.6 * count, 3.6))
+  for i, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+    axes.plot(targets[:, i], predictions[:, i], '.', alpha=0.5)
+    axes.axline((targets[0, i],) * 2, slope=1, color='grey', lw=1)
+    axes.set(xlabel='target', ylabel='prediction')
+    axes.grid(alpha=0.3)
+  figure.tight_layout()
+  return figure
+
+
 def image_rows(rows: Mapping[str, np.ndarray]) -> Figure:
   """Shows images, a named row each: (N, H, W, 3) uint8."""
   count = max(len(images) for images in rows.values())

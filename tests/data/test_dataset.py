@@ -85,3 +85,9 @@ def test_check_same_classes():
   for pair, where in [((dataset(), fewer), 'source'), ((fewer, dataset()), 'target')]:
     with pytest.raises(InputError, match=f"class 'c' is in the {where} only"):
       check_same_classes(*pair)
+
+
+def test_shots_are_of_classes():
+  targets = Dataset(np.zeros((3, 2), np.float32), np.zeros(3, np.float32), ())
+  with pytest.raises(InputError, match='--shots counts examples of classes'):
+    targets.shots(1, seed=0)

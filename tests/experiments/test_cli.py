@@ -71,6 +71,7 @@ def refuse(launch, tmp_path):
     ('finetune', ('--data', 'digits', '--classes', '3', 'x', *TINY), "no class 'x'"),
     ('finetune', ('--data', 'digits', '--mix', 'all', *TINY), "'all'.*--mix.*cutmix"),
     ('extract', ('--data', 'digits', '--weights', 'x', '--epochs', 0), '--epochs is 0'),
+    ('extract', ('--data', 'digits', '--head', 'tree'), "'tree'.*--head.*nearest_mean"),
   ],
 )
 @pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
@@ -158,7 +159,7 @@ def test_weights_that_do_not_fit(
   path = tmp_path / 'other.safetensors'
   safetensors.numpy.save_file({**tensors, **change}, path)
   flags = ('--data', f'folder:{pets}', '--weights', path, '--image-size', 33)
-  flags += ('--batch-size', 6, '--out', tmp_path / 'run')
+  flags += ('--model', 'squeezenet1_1', '--batch-size', 6, '--out', tmp_path / 'run')
   refuse(re.escape(named), script, *flags)
 
 

@@ -12,12 +12,14 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from experiments import cli
+from experiments import cli, extract
 from tljax import weights
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform, augment, batches, digits
 from tljax.data import load as load_data
+from tljax.extraction import saved
 from tljax.run import Run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -29,7 +31,7 @@ SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
 CNN = ('--model', 'cnn', '--batch-size', 4)
 
 
-def check_run(out, *, strategies, seeds, steps, pictures, **config):
+def check_run(out, *, strategies, seeds, steps, pictures, others=(), **config):
   """Asserts that the run folder is whole; returns the result."""
   names = {f'{name}-{seed}' for name in strategies for seed in seeds}
   assert {path.name for path in out.iterdir()} == {
@@ -38,6 +40,7 @@ def check_run(out, *, strategies, seeds, steps, pictures, **config):
     'result.json',
     'report.html',
     'checkpoints',
+    *others,
   }
   written = json.loads((out / 'config.json').read_text())
   assert written.items() >= {**config, 'seed': seeds[0], 'seeds': len(seeds)}.items()
@@ -201,28 +204,89 @@ def test_finetune_starts_from_the_weights(launch, pets, squeezenet, tmp_path, tr
   assert params['head']['classifier']['kernel'].shape == (512, 2)
 
 
+SMALL = ('--image-size', 33, '--batch-size', 6)
+
+
+def predict(folder, images):
+  """What the model that a run has left says of images (N, H, W, 3) uint8."""
+  model, variables, *_ = saved.load(folder / 'model')
+  return np.asarray(model.apply(variables, np.float32(images / 255))['logits'])
+
+
 @pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
 def test_extract(launch, pets, squeezenet, tmp_path, trials):
-  out = tmp_path / 'run'
-  flags = ('--data', f'folder:{pets}', '--weights', squeezenet, '--image-size', 33)
-  ended = launch(
-    'extract', *flags, '--epochs', 20, '--seeds', 2, '--batch-size', 6, '--out', out
-  )
+  out, cache = tmp_path / 'run', tmp_path / 'cache'
+  flags = ('--data', f'folder:{pets}', '--weights', squeezenet, *SMALL)
+  flags += ('--model', 'squeezenet1_1', '--head', 'linear', '--cache', cache)
+  ended = launch('extract', *flags, '--epochs', 20, '--seeds', 2, '--out', out)
   assert ended.status == 0, ended.err
   result = check_run(
     out,
-    strategies=['feature_extraction'],
+    strategies=['linear'],
     seeds=[0, 1],
     steps=40,
     pictures=PICTURES,
+    others={'model'},
     epochs=20,
     weights=str(squeezenet),
   )
   assert result['accuracy'] >= 0.75
-  for trial in trials['feature_extraction']:
-    assert list(trial.state.params) == ['head']  # the backbone ran once, beforehand
-    assert trial.state.params['head']['classifier']['kernel'].shape == (512, 2)
-    assert len(trial.logits) == 6
+  assert result['settings'] == {'learning_rate': 1e-3}
+  assert len(list(cache.iterdir())) == 3
+  test = load_data(f'folder:{pets}', Transform(33, 38))['test']
+  first, _ = trials['linear']
+  np.testing.assert_allclose(predict(out, test.images), first.logits, atol=1e-4)
+  assert saved.load(out / 'model').classes == ('cat', 'dog')
+  assert saved.load(out / 'model').transform == Transform(33, 38)
+
+
+def test_extract_by_default_is_the_founding_recipe(tmp_path):
+  flags = extract.Flags(data='', out=tmp_path)
+  assert (flags.model, flags.head, flags.place()['endpoint']) == ('vgg16', 'mlp', 'map')
+  assert (flags.epochs, flags.batch_size, flags.learning_rate) == (10, 32, 1e-3)
+
+
+@pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
+def test_extract_fits_sweeps_and_takes_views(launch, pets, squeezenet, tmp_path):
+  out = tmp_path / 'run'
+  flags = ('--data', f'folder:{pets}', '--weights', squeezenet, *SMALL)
+  flags += ('--model', 'squeezenet1_1', '--head', 'logistic', '--sweep')
+  flags += ('--endpoint', 'stage3', '--pooling', 'max', '--views', 2, '--shots', 3)
+  ended = launch('extract', *flags, '--seeds', 2, '--out', out)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  assert result['accuracy'] >= 0.75 and list(result['settings']) == ['C']
+  assert [r['run'] for r in Run(out).records()] == ['logistic-0', 'logistic-1']
+  _check_page(out / 'report.html', ['logistic'], ['Accuracy'])
+  test = load_data(f'folder:{pets}', Transform(33, 38))['test']
+  accuracy = np.mean(predict(out, test.images).argmax(-1) == test.labels)
+  assert accuracy == result['strategies']['logistic']['accuracy'][0]
+
+
+@pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
+def test_extract_of_a_regression(launch, pets, squeezenet, tmp_path):
+  """How bright a picture is."""
+  rows = ['image,bright']
+  for path in sorted(pets.rglob('*.*')):
+    with Image.open(path) as image:
+      mean = np.asarray(image.convert('L')).mean()
+    rows.append(f'{path.relative_to(pets)},{mean}')
+  (pets / 'list.csv').write_text('\n'.join(rows))
+  out = tmp_path / 'run'
+  flags = ('--data', f'csv:{pets}/list.csv?target=bright', '--weights', squeezenet)
+  flags += ('--model', 'squeezenet1_1', '--head', 'ridge', *SMALL)
+  ended = launch('extract', *flags, '--seeds', 1, '--out', out)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  test = load_data(f'csv:{pets}/list.csv?target=bright', Transform(33, 38))['test']
+  predicted = predict(out, test.images)[:, 0]
+  error = np.abs(predicted - test.labels).mean()
+  np.testing.assert_allclose(result['mae'], error, rtol=1e-3)
+  spread = np.sum((test.labels - test.labels.mean()) ** 2)
+  r2 = 1 - np.sum((predicted - test.labels) ** 2) / spread
+  np.testing.assert_allclose(result['r2'], r2, rtol=1e-3)
+  assert r2 > 0.5
+  _check_page(out / 'report.html', ['ridge'], ['Predictions'])
 
 
 def test_adapt(launch, pets, tmp_path, trials):

@@ -78,7 +78,7 @@ def test_an_unknown_endpoint_is_bad_input(model, variables, domains):
 
 def test_views_are_the_augmentation_of_each_image(model, variables, domains):
   images = domains['digits']['validation'].images[:9]
-  change = augment.compose(augment.random_resized_crop(16), augment.flip)
+  change = augment.RandomResizedCrop(16, flip=0.5)
   options = {'augment': change, 'views': 3, 'seed': 5}
   got = extract(model, variables, images, batch_size=4, **options)
   assert got.shape == (27, 8)

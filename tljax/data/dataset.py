@@ -47,8 +47,10 @@ class Dataset:
     """Returns `count` examples of each class, drawn by `seed`.
 
     Raises:
-      InputError: a class has fewer.
+      InputError: a class has fewer, or there are none.
     """
+    if not self.classes:
+      raise InputError("--shots counts examples of classes; these are a regression's")
     rng = np.random.default_rng(seed)
     chosen = []
     for k, name in enumerate(self.classes):

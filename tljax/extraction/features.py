@@ -55,6 +55,8 @@ def extract(
     InputError: the model has no such endpoint, or cannot be pooled there; or the
       cache cannot be used.
   """
+  if views < 1:
+    raise InputError(f'--views is {views}; choose at least 1')
   variables = {
     collection: {'backbone': tree['backbone']}
     for collection, tree in variables.items()
