@@ -17,12 +17,12 @@ from tljax.data import Transform
 from tljax.data.augment import to_float
 from tljax.data.images import Images
 from tljax.errors import InputError
+from tljax.extraction import saved
 from tljax.measures import saliency
-from tljax.method import Method, TrainState
 from tljax.run import Run
-from tljax.train import predictor
+from tljax.train import in_batches
 
-SCRIPTS = ('adapt', 'finetune', 'quickstart')  # those whose runs hold networks
+SCRIPTS = ('adapt', 'extract', 'finetune', 'quickstart')  # what leaves networks
 
 
 class Trained(NamedTuple):
@@ -30,30 +30,28 @@ class Trained(NamedTuple):
 
   Attributes:
     name: of its training: strategy and seed.
-    classes: K names.
+    classes: K names; none of a regression.
     transform: of images.
-    method: that trained it.
-    state: the last.
+    predict: maps images (N, H, W, 3) float32 in [0, 1] to logits (N, K).
     stages: of its backbone, bottom to top.
   """
 
   name: str
   classes: tuple[str, ...]
   transform: Transform
-  method: Method
-  state: TrainState
+  predict: Callable[[jax.Array], jax.Array]
   stages: tuple[str, ...]
 
-  @property
-  def logits(self) -> Callable[[np.ndarray | Images], np.ndarray]:
+  def logits(self, images: np.ndarray | Images) -> np.ndarray:
     """Maps images (N, H, W, 3) uint8 to logits (N, K)."""
-    return lambda images: predictor(self.method, batch_size=64)(self.state, images)
+    return in_batches(jax.jit(lambda x: self.predict(to_float(x))), images, 64)
 
   def evidence(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Maps (N, h, w) of where in images (N, H, W, 3) uint8 the labels (N,) are seen."""
-    predict = functools.partial(self.method.predict, self.state)
     images, stage = to_float(jnp.asarray(images)), ('backbone', self.stages[-1])
-    return np.asarray(saliency.grad_cam(predict, images, stage, jnp.asarray(labels)))
+    return np.asarray(
+      saliency.grad_cam(self.predict, images, stage, jnp.asarray(labels))
+    )
 
 
 def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
@@ -68,12 +66,18 @@ def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
   """
   try:
     config = json.loads((folder / 'config.json').read_text())
-    script, classes = config['script'], tuple(config['class_names'])
-  except (OSError, ValueError, KeyError) as error:
+    script = config['script']
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(f'{folder} is no run folder of {", ".join(SCRIPTS)}') from error
   if script not in SCRIPTS:
     raise InputError(f'{folder}: {script} leaves no network; {", ".join(SCRIPTS)} do')
+  if script == 'extract':
+    found = saved.load(folder / 'model')
+    predict = functools.partial(_logits, found.model, found.variables)
+    stages = found.model.spec.stages
+    return Trained(config['head'], found.classes, found.transform, predict, stages)
   flags = _flags(importlib.import_module(f'experiments.{script}').Flags, folder, config)
+  classes = tuple(config['class_names'])
   methods = flags.methods(len(classes), steps=1)
   strategy = strategy or list(methods)[-1]
   if strategy not in methods:
@@ -82,8 +86,13 @@ def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
     )
   name, transform = f'{strategy}-{flags.seed}', flags.transform()
   state = _restore(Run(folder), name, methods[strategy], transform.size)
+  predict = functools.partial(methods[strategy].predict, state)
   stages = flags.build_model(len(classes)).spec.stages
-  return Trained(name, classes, transform, methods[strategy], state, stages)
+  return Trained(name, classes, transform, predict, stages)
+
+
+def _logits(model, variables, images):
+  return model.apply(variables, images)['logits']
 
 
 def _flags(kind, folder, config):

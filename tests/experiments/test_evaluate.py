@@ -7,7 +7,6 @@ import pytest
 
 from experiments import trained
 from tljax.data import loading
-from tljax.train import predictor
 
 CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 12, '--seeds', 1)
 
@@ -28,7 +27,7 @@ def test_figures_are_of_the_split(launch, run, pets, tmp_path):
   result = json.loads((out / 'result.json').read_text())
   network = trained.load(run)
   test = loading.load(data, network.transform)['test']
-  logits = predictor(network.method)(network.state, test.images)
+  logits = np.asarray(network.predict(np.float32(test.images) / 255))
   right = logits.argmax(-1) == test.labels
   assert result['accuracy'] == pytest.approx(right.mean())
   for k, name in enumerate(('cat', 'dog')):

@@ -10,7 +10,6 @@ from PIL import Image
 
 from experiments import trained
 from tljax.data import Transform, loading
-from tljax.train import predictor
 
 CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 12, '--seeds', 1)
 
@@ -37,7 +36,7 @@ def test_predictions_are_the_networks(launch, run, pets, tmp_path):
   source = loading.read(f'folder:{pets}')['all']
   dataset, _ = loading.decode(source, Transform(12, 12), False, True)
   network = trained.load(run)
-  logits = predictor(network.method)(network.state, dataset.images)
+  logits = np.asarray(network.predict(np.float32(dataset.images) / 255))
   wanted = {
     source.name(i): np.asarray(jax.nn.softmax(row)) for i, row in enumerate(logits)
   }
@@ -64,10 +63,12 @@ def test_any_strategy_of_a_run(launch, pets, tmp_path):
   domain, run = f'folder:{pets}', tmp_path / 'run'
   flags = ('--source', domain, '--target', domain, *CNN, '--epochs', 1)
   assert launch('adapt', *flags, '--out', run).status == 0
-  states = {s: trained.load(run, s).state for s in ('source_only', 'dann')}
-  assert 'discriminator' in states['dann'].params
-  assert 'discriminator' not in states['source_only'].params
-  assert trained.load(run).name == 'dann-0'
+  images = np.random.default_rng(0).random((3, 12, 12, 3), np.float32)
+  networks = {s: trained.load(run, s) for s in ('source_only', 'dann', None)}
+  logits = {s: np.asarray(n.predict(images)) for s, n in networks.items()}
+  assert not np.array_equal(logits['source_only'], logits['dann'])
+  np.testing.assert_array_equal(logits[None], logits['dann'])
+  assert networks[None].name == 'dann-0'
   out = tmp_path / 'out.json'
   ended = launch(
     'predict', '--run', run, '--strategy', 'cdan', '--images', pets, '--out', out
@@ -110,3 +111,17 @@ def test_a_single_file_and_any_mode(launch, run, tmp_path):
   assert launch('predict', '--run', run, '--images', path, '--out', out).status == 0
   (row,) = json.loads(out.read_text())
   assert row['class'] == 'dog' and 0.5 < row['confidence'] <= 1
+
+
+@pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
+def test_a_head_on_extracted_features_predicts_with_its_backbone(
+  launch, pets, squeezenet, tmp_path
+):
+  run, out = tmp_path / 'run', tmp_path / 'out.json'
+  flags = ('--data', f'folder:{pets}', '--model', 'squeezenet1_1', '--image-size', 33)
+  flags += ('--weights', squeezenet, '--head', 'logistic', '--seeds', 1)
+  ended = launch('extract', *flags, '--out', run)
+  assert ended.status == 0, ended.err
+  assert launch('predict', '--run', run, '--images', pets, '--out', out).status == 0
+  rows = json.loads(out.read_text())
+  assert np.mean([row['class'] in row['image'] for row in rows]) > 0.75
