@@ -14,7 +14,7 @@ def method(
   model,
   optimizer: optax.GradientTransformation,
   *,
-  strength: float | optax.Schedule = 1.0,
+  strength: float | optax.Schedule = 0.1,
   source_steps: int = 1000,
   discriminator=Discriminator(),
 ) -> Method:
@@ -30,7 +30,10 @@ def method(
     model: outputs by endpoint, among them 'features' and 'logits', those of its part
       'head'.
     optimizer: moves all parts; see `group_step`.
-    strength: of the target's loss, a number or a schedule of the step.
+    strength: share of the optimiser's step that the target's network takes, a number or
+      a schedule of the step. Nothing but the discriminator holds it, and at the rate
+      that trained it it leaves its classes behind; the published libraries too take a
+      tenth.
     source_steps: of the first phase; 0 where the variables are trained already.
     discriminator: (N, D) features to (N,) logits.
   """
@@ -64,7 +67,7 @@ def method(
     target, model_state = apply_train(model, params, state, images, rng)
     scores = score(params, target)
     loss = optax.sigmoid_binary_cross_entropy(scores, jnp.ones_like(scores))
-    return schedule(state.step) * jnp.mean(loss), (model_state, {})
+    return jnp.mean(loss), (model_state, {})
 
   move_model = group_step(learn, optimizer, lambda part: part != 'discriminator')
   move_critic = group_step(separate, optimizer, lambda part: part == 'discriminator')
@@ -79,8 +82,14 @@ def method(
 
   def adapt(state, batch):
     state, metrics = move_critic(state, batch)
-    state, moved = move_features(state, batch)
-    return state, {**metrics, 'alignment_loss': moved['loss']}
+    after, moved = move_features(state, batch)
+    # The step and not its loss: Adam would make up for a factor of that.
+    share = jnp.asarray(schedule(state.step), jnp.float32)
+    params = jax.tree.map(
+      lambda new, old: old + share * (new - old), after.params, state.params
+    )
+    metrics = {**metrics, 'alignment_loss': moved['loss']}
+    return after.replace(params=params), metrics
 
   step = in_turn(source_steps, pretrain, adapt)
   return Method(init, step, predict_with(model))
