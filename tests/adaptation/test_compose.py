@@ -100,6 +100,8 @@ def test_most_methods_add(points):
 def test_what_cannot_be_added_is_named(points, points_batch):
   with pytest.raises(InputError, match="'shot' does more.*no part of 'dann"):
     adaptation.create('dann+shot', points, optax.sgd(0.1))
+  with pytest.raises(TypeError, match="'strength' is no part"):
+    adaptation.create('dann+mcc', points, optax.sgd(0.1), strength=2.0)
   with pytest.raises(InputError, match="'what' is unknown"):
     adaptation.create('dann+what', points, optax.sgd(0.1))
   method = adaptation.create('dann+cdan', points, optax.sgd(0.1))

@@ -1,7 +1,9 @@
 """Domain adaptation: labelled source, unlabelled target. One file per method.
 
 Every step takes `{'source': {'image', 'label'}, 'target': {'image'}}`: a target label
-is not there to leak. `alignment.py` and `adversarial.py` are shared.
+is not there to leak. Shared are `alignment.py` (a loss of both domains, and sums of
+such), `adversarial.py`, `phases.py` (first the source, then the target) and `pseudo.py`
+(pseudo-labels).
 """
 
 import sys
@@ -25,10 +27,13 @@ def create(name: str, model, optimizer, **options) -> Method:
 
   Raises:
     InputError: there is no such method, or one that is no term of a sum.
+    TypeError: there is no such option.
   """
   parts = name.split('+')
   if len(parts) == 1:
     return _create(name, model, optimizer, options)
+  for option in options.keys() - set(parts):
+    raise TypeError(f'{name!r} takes options by part, as dicts; {option!r} is no part')
   methods = []
   for part in parts:
     methods.append(_create(part, model, optimizer, options.get(part, {})))
