@@ -39,6 +39,8 @@ class Flags:
 
 def evaluate(flags: Flags) -> None:
   network = trained.load(flags.run, flags.strategy)
+  if not network.classes:
+    raise InputError(f'{flags.run} is a regression; see its result.json for R2 and MAE')
   split, dataset = read(flags, network)
   config = {'run': str(flags.run), 'network': network.name, 'data': flags.data}
   run = Run.open(flags.out, {**config, 'split': split}, resume=True)
@@ -59,8 +61,7 @@ def evaluate(flags: Flags) -> None:
   }
   page.table('Classes', [{'class': name, **row} for name, row in by_class.items()])
   page.confusion(network.name, dataset, logits.argmax(-1))
-  text = 'Below the diagonal the network is too sure of itself.'
-  page.figure('Calibration', report.calibration(logits, dataset.labels), text)
+  page.figure('Calibration', report.calibration(logits, dataset.labels))
   show_mistakes(page, network, dataset, logits)
   page.save()
   print(f'wrote {run.folder / "report.html"}', file=sys.stderr)

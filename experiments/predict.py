@@ -9,8 +9,8 @@ import json
 import pathlib
 import sys
 
-import jax
 import numpy as np
+import scipy.special
 
 from experiments import cli, trained
 from tljax.data import folder, loading
@@ -48,15 +48,9 @@ def predict(flags: Flags) -> None:
   for name in corrupt:
     print(f'left out {name}', file=sys.stderr)
   logits, source = network.logits(dataset.images), dataset.images.source
-  probabilities = np.asarray(jax.nn.softmax(logits))
   rows = [
-    {
-      'image': source.name(i),
-      'class': network.classes[p.argmax()],
-      'confidence': float(p.max()),
-      'probabilities': dict(zip(network.classes, p.tolist(), strict=True)),
-    }
-    for i, p in enumerate(probabilities)
+    {'image': source.name(i), **describe(row, network.classes)}
+    for i, row in enumerate(logits)
   ]
   write(flags.out, rows)
   print(f'{network.name}: {len(rows)} predictions in {flags.out}', file=sys.stderr)
@@ -78,18 +72,25 @@ def find(paths: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:
   return found
 
 
+def describe(logits: np.ndarray, classes: tuple[str, ...]) -> dict:
+  """Says what logits (K,) predict: a class and all probabilities, or targets (T,)."""
+  if not classes:
+    return {f'target {i}': value for i, value in enumerate(logits.tolist())}
+  p = scipy.special.softmax(logits)
+  likeliest = {'class': classes[p.argmax()], 'confidence': float(p.max())}
+  named = zip(classes, p.tolist(), strict=True)
+  return likeliest | {f'p({name})': value for name, value in named}
+
+
 def write(path: pathlib.Path, rows: list[dict]) -> None:
-  """Writes predictions, in a CSV file with a column a class."""
+  """Writes predictions, a row an image."""
   if path.suffix == '.json':
     path.write_text(json.dumps(rows, indent=2) + '\n')
     return
   with open(path, 'x', newline='', encoding='utf-8', errors='surrogateescape') as file:
-    writer = csv.writer(file)
-    classes = list(rows[0]['probabilities'])
-    writer.writerow(['image', 'class', 'confidence', *(f'p({k})' for k in classes)])
-    for row in rows:
-      figures = (row['confidence'], *row['probabilities'].values())
-      writer.writerow([row['image'], row['class'], *(f'{p:.6f}' for p in figures)])
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 if __name__ == '__main__':
