@@ -246,21 +246,28 @@ def test_extract_by_default_is_the_founding_recipe(tmp_path):
   assert (flags.epochs, flags.batch_size, flags.learning_rate) == (10, 32, 1e-3)
 
 
+@pytest.mark.parametrize(
+  ('head', 'settings'),
+  [('logistic', ['C']), ('mlp', ['learning_rate', 'weight_decay', 'dropout'])],
+)
 @pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
-def test_extract_fits_sweeps_and_takes_views(launch, pets, squeezenet, tmp_path):
+def test_extract_sweeps_and_takes_views(
+  launch, pets, squeezenet, tmp_path, head, settings
+):
   out = tmp_path / 'run'
   flags = ('--data', f'folder:{pets}', '--weights', squeezenet, *SMALL)
-  flags += ('--model', 'squeezenet1_1', '--head', 'logistic', '--sweep')
+  flags += ('--model', 'squeezenet1_1', '--head', head, '--sweep', '--epochs', 4)
   flags += ('--endpoint', 'stage3', '--pooling', 'max', '--views', 2, '--shots', 3)
   ended = launch('extract', *flags, '--seeds', 2, '--out', out)
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
-  assert result['accuracy'] >= 0.75 and list(result['settings']) == ['C']
-  assert [r['run'] for r in Run(out).records()] == ['logistic-0', 'logistic-1']
-  _check_page(out / 'report.html', ['logistic'], ['Accuracy'])
+  assert result['accuracy'] >= 0.75 and list(result['settings']) == settings
+  assert {r['run'] for r in Run(out).records()} == {f'{head}-0', f'{head}-1'}
+  pictures = PICTURES if head == 'mlp' else ['Accuracy']
+  _check_page(out / 'report.html', [head], pictures)
   test = load_data(f'folder:{pets}', Transform(33, 38))['test']
   accuracy = np.mean(predict(out, test.images).argmax(-1) == test.labels)
-  assert accuracy == result['strategies']['logistic']['accuracy'][0]
+  assert accuracy == result['strategies'][head]['accuracy'][0]
 
 
 @pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
