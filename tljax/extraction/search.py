@@ -102,7 +102,6 @@ class Trainer(NamedTuple):
       return {f'validation_{metric(validation)}': best}
 
     stream = batches.stream(training, batch_size, seed)
-
     state = self.method.init(jax.random.key(seed), None, stream(0))
     state, records = train.fit(
       self.method, state, stream, steps, evaluate=evaluate, run=run, name=name
