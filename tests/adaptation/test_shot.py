@@ -112,3 +112,26 @@ def test_the_source_comes_first_and_then_the_target_alone(points, points_batch):
   chex.assert_trees_all_close(after.params['hidden'], hidden, rtol=1e-4, atol=1e-6)
   chex.assert_trees_all_equal(after.params['head'], state.params['head'])
   np.testing.assert_allclose(after.memory, sums, rtol=1e-4, atol=1e-6)
+
+
+def test_it_follows_clusters_that_turned(normed_points):
+  """By 0.85 radians, where the source's network is right on seven in ten."""
+  rng, angle = np.random.default_rng(0), 2 * np.pi / 3 * np.arange(3)
+  centres = 3 * np.stack([np.cos(angle), np.sin(angle)], 1)
+
+  def draw(turn):
+    labels = rng.integers(0, 3, 400)
+    points = centres[labels] + 0.6 * rng.normal(size=(400, 2))
+    c, s = np.cos(turn), np.sin(turn)
+    return np.float32(points @ [[c, s], [-s, c]]), labels.astype(np.int32)
+
+  (images, labels), (others, truth) = draw(0), draw(0.85)
+  method = shot.method(normed_points, optax.adam(5e-3), source_steps=100)
+  step, accuracies = jax.jit(method.step), []
+  batch = {'source': {'image': images, 'label': labels}, 'target': {'image': others}}
+  state = method.init(jax.random.key(0), None, batch)
+  for _ in range(2):
+    for _ in range(100):
+      state, _ = step(state, batch)
+    accuracies.append(np.mean(method.predict(state, others).argmax(1) == truth))
+  assert accuracies[0] < 0.8 and accuracies[1] > 0.97, accuracies

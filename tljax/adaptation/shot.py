@@ -24,7 +24,8 @@ def method(
   head descends - `information` of the target's predictions (equation 3) + strength x
   the cross-entropy to pseudo-labels of the nearest centroids (equations 4 to 6). Where
   the paper computes the centroids of the whole target once an epoch, here they follow
-  the batches; see `pseudo_label`.
+  the batches; see `pseudo_label`. Where the source's network is wrong more often than
+  right, nothing holds it back from settling on wrong clusters.
 
   Args:
     model: outputs by endpoint, among them 'features' (N, D) and 'logits' (N, K), those
