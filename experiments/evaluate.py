@@ -56,10 +56,9 @@ def evaluate(flags: Flags) -> None:
   ]
   report.print_table(rows, title)
   page.table('Measures', rows)
-  by_class = {
-    name: {k: f'{v:.4g}' for k, v in by_class[name].items()} for name in by_class
-  }
-  page.table('Classes', [{'class': name, **row} for name, row in by_class.items()])
+  rows = [{k: f'{v:.4g}' for k, v in row.items()} for row in by_class.values()]
+  rows = [{'class': k, **row} for k, row in zip(by_class, rows, strict=True)]
+  page.table('Classes', rows)
   page.confusion(network.name, dataset, logits.argmax(-1))
   page.figure('Calibration', report.calibration(logits, dataset.labels))
   show_mistakes(page, network, dataset, logits)
