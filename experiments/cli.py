@@ -276,6 +276,29 @@ def _add_curves(page, records, metric):
     )
 
 
+def conclude_grid(
+  run: Run,
+  tasks: Collection[str],
+  methods: Collection[str],
+  seeds: Collection[int],
+  title: str,
+) -> None:
+  """Prints the table of methods by tasks; writes result.json and the report page.
+
+  Each training left a record with its 'accuracy' and 'seconds', named
+  '{task}, {method}-{seed}'.
+  """
+  figures = {}
+  for method in methods:
+    figures[method.replace('_', ' ')] = by_task = {}
+    for task in tasks:
+      records = [run.records(f'{task}, {method}-{seed}')[0] for seed in seeds]
+      columns = ([r[key] for r in records] for key in ('accuracy', 'seconds'))
+      by_task[task] = report.summarise(*columns)
+  run.write_result(figures)
+  report.write_grid(run.folder, f'{title}, {len(seeds)} seeds', figures)
+
+
 def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:
   """Runs `job(flags)`; exits with 2 and one line on bad input, 130 on an interrupt."""
   signal.signal(signal.SIGTERM, signal.default_int_handler)

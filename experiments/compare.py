@@ -11,7 +11,6 @@ import itertools
 import sys
 
 from experiments import cli
-from tljax import report
 from tljax.adaptation import presets
 from tljax.data import batches
 from tljax.data.dataset import Dataset, check_same_classes
@@ -21,7 +20,6 @@ from tljax.extraction.features import extract_splits
 from tljax.finetuning import plain
 from tljax.method import Method
 from tljax.models import Linear
-from tljax.run import Run
 from tljax.train import trial
 
 BASELINES = ('source_only', 'oracle')  # what they train on: the source, the target
@@ -67,7 +65,7 @@ def compare(flags: Flags) -> None:
     ended = trial(methods[name], stream, steps, target, seed=seed, variables=start)
     run.log(done, {'accuracy': ended.accuracy, 'seconds': ended.seconds})
     print(f'{done}: {ended.accuracy:.3f}', file=sys.stderr)
-  conclude(flags, run, list(tasks))
+  cli.conclude_grid(run, tasks, methods, flags.seed_range(), flags.model)
 
 
 def build(flags: Flags, training: Dataset, steps: int) -> dict[str, Method]:
@@ -79,20 +77,6 @@ def build(flags: Flags, training: Dataset, steps: int) -> dict[str, Method]:
   for name in flags.methods:
     methods[name] = presets.build(name, model, optimizer, steps)
   return methods
-
-
-def conclude(flags: Flags, run: Run, tasks: list[str]) -> None:
-  """Prints the table; writes result.json and the page."""
-  figures = {}
-  for method in (*BASELINES, *flags.methods):
-    figures[method.replace('_', ' ')] = by_task = {}
-    for task in tasks:
-      names = [f'{task}, {method}-{seed}' for seed in flags.seed_range()]
-      records = [run.records(name)[0] for name in names]
-      columns = ([r[key] for r in records] for key in ('accuracy', 'seconds'))
-      by_task[task] = report.summarise(*columns)
-  run.write_result(figures)
-  report.write_grid(run.folder, f'{flags.model}, {flags.seeds} seeds', figures)
 
 
 if __name__ == '__main__':

@@ -21,14 +21,14 @@ def test_a_grid_of_networks(launch, domains, tmp_path):
   flags = ('--domains', *domains, '--methods', 'coral', 'coral+mcc', '--model', 'cnn')
   flags += ('--image-size', 12, '--epochs', 12, '--batch-size', 4, '--out', out)
   flags += ('--learning-rate', 0.01)
-  ended = launch('compare', *flags, '--seeds', 2)
+  ended = launch('compare', *flags, '--seeds', 1)
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
   methods = ['source only', 'oracle', 'coral', 'coral+mcc']
   assert list(result) == methods
   for by_task in result.values():
     assert list(by_task) == ['pets to other', 'other to pets']
-    assert all(len(figures['accuracy']) == 2 for figures in by_task.values())
+    assert all(len(figures['accuracy']) == 1 for figures in by_task.values())
   # Both domains are the same here: cats are dark, dogs are bright.
   assert result['oracle']['pets to other']['accuracy_mean'] >= 0.75
   assert result['coral']['pets to other']['accuracy_mean'] >= 0.75
@@ -37,11 +37,11 @@ def test_a_grid_of_networks(launch, domains, tmp_path):
 
   # What is done is kept; another method and another seed join it.
   before = Run(out).records()
-  more = ('--resume', '--seeds', 3)
+  more = ('--resume', '--seeds', 2)
   ended = launch('compare', *flags[:4], 'mcc', *flags[4:], *more)
   assert ended.status == 0, ended.err
   after = Run(out).records()
-  assert after[: len(before)] == before and len(after) == 2 * 5 * 3
+  assert after[: len(before)] == before and len(after) == 2 * 5 * 2
   assert list(json.loads((out / 'result.json').read_text())) != methods
 
 
