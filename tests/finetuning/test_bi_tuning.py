@@ -158,3 +158,10 @@ def test_a_head_without_a_linear_layer_of_that_name_is_refused(family_batches):
   method = bi_tuning.method(model, optax.sgd(0.1))
   with pytest.raises(InputError, match='wants a linear head'):
     jax.eval_shape(method.init, jax.random.key(0), None, batch)
+
+
+def test_mixed_labels_are_refused(build, family_batches):
+  method, state = build(optax.sgd(0.1))
+  batch = family_batches['finetuning'](0)
+  with pytest.raises(InputError, match='wants a class of each image'):
+    method.step(state, {**batch, 'label': jax.nn.one_hot(batch['label'], 10)})

@@ -129,3 +129,11 @@ def test_a_class_without_an_example_is_named():
   logits, labels = np.zeros((2, 3)), np.array([0, 2])
   with pytest.raises(InputError, match='class 1 has no training example'):
     co_tuning.learn_relationship(logits, labels, logits, labels)
+
+
+def test_classes_without_a_relationship_are_refused(model, family_batches, source_head):
+  batch = family_batches['finetuning'](0)
+  method = co_tuning.method(model, optax.sgd(0.1), source_head=source_head)
+  state = method.init(jax.random.key(0), None, batch)
+  with pytest.raises(InputError, match='classifier has 4 classes, the relationship 10'):
+    jax.eval_shape(method.step, state, batch)

@@ -133,6 +133,8 @@ def method(
   descend = gradient_step(loss_fn, optimizer)
 
   def step(state, batch):
+    if batch['label'].ndim > 1:
+      raise InputError('bi_tuning wants a class of each image; do not mix images')
     rng, view_key = jax.random.split(jax.random.fold_in(state.rng, state.step))
     memory = state.memory
     params = optax.incremental_update(state.params, memory.params, 1 - momentum)

@@ -51,7 +51,13 @@ def method(
     labels = losses.probabilities(batch['label'], outputs['logits'].shape[-1])
     if relationship is not None:
       labels = labels @ jnp.asarray(relationship, jnp.float32)
-    return losses.cross_entropy(source_logits(params, outputs), labels)
+    logits = source_logits(params, outputs)
+    if labels.shape != logits.shape:
+      raise InputError(
+        f'the source classifier has {logits.shape[-1]} classes, the relationship '
+        f'{labels.shape[-1]}; learn it by learn_relationship'
+      )
+    return losses.cross_entropy(logits, labels)
 
   return regularize(
     model, optimizer, penalty, strength=strength, init_params=init_params
