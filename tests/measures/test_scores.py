@@ -71,3 +71,22 @@ def test_calibration_error_written_out(predictions):
   certain = np.eye(4)[[0, 1, 2, 3]]
   assert scores.calibration_error(certain, np.arange(4)) == 0
   assert scores.calibration_error(certain, np.array([0, 1, 3, 2])) == pytest.approx(0.5)
+
+
+def test_regression_by_hand():
+  targets = np.array([[1.0, 0], [2, 0], [6, 3]])
+  predictions = np.array([[1.0, 1], [3, 0], [4, 3]])
+  got = scores.regression(predictions, targets)
+  errors = np.abs(predictions - targets)
+  np.testing.assert_allclose(got['mae'], errors.mean())
+  np.testing.assert_allclose(got['rmse'], np.sqrt((errors**2).mean(0)).mean())
+  around = ((targets - targets.mean(0)) ** 2).sum(0)
+  np.testing.assert_allclose(got['r2'], (1 - (errors**2).sum(0) / around).mean())
+  assert all(type(value) is float for value in got.values())
+
+
+def test_one_target_may_have_an_axis_of_its_own():
+  targets = np.array([1.0, 2.0, 4.0])
+  column = targets[:, None] + 0.5
+  assert scores.regression(column, targets) == scores.regression(column[:, 0], targets)
+  assert scores.regression(targets, targets) == {'mae': 0.0, 'rmse': 0.0, 'r2': 1.0}

@@ -70,3 +70,18 @@ def calibration_error(
   index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
   gaps = np.bincount(index, right - confidence, minlength=bins)
   return float(np.abs(gaps).sum() / len(labels))
+
+
+def regression(predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+  """Returns the scores of a regression: 'mae', 'rmse', and 'r2', means over targets.
+
+  Shapes (N, T) both, or (N,) of one target. A target that does not vary has an r2 of 0,
+  or of 1 where it is met.
+  """
+  predictions = predictions.reshape(targets.shape)
+  figures = {
+    'mae': metrics.mean_absolute_error(targets, predictions),
+    'rmse': metrics.root_mean_squared_error(targets, predictions),
+    'r2': metrics.r2_score(targets, predictions),
+  }
+  return {name: float(value) for name, value in figures.items()}
