@@ -1,31 +1,13 @@
-"""The losses by hand, and what trains is the head alone."""
+"""What trains is the head alone."""
 
 import jax
 import numpy as np
 import optax
 
-from tljax import train
+from tljax import losses, train
 from tljax.extraction import probe
 from tljax.extraction.head import as_outputs
 from tljax.models.base import FlattenMLP, Linear
-
-
-def test_losses_and_their_gradients(check_slow):
-  rng = np.random.default_rng(0)
-  scores, targets = rng.normal(size=(2, 4, 3))
-  check_slow(probe.squared_error, lambda p, t: np.mean((p - t) ** 2), scores, targets)
-  labels = np.int32(targets > 0)
-
-  def slow(logits):
-    p = 1 / (1 + np.exp(-logits))
-    return -np.mean(np.sum(labels * np.log(p) + (1 - labels) * np.log(1 - p), 1))
-
-  check_slow(lambda s: probe.binary_cross_entropy(s, labels), slow, scores)
-
-
-def test_one_target_needs_no_axis():
-  predictions = np.float32([[1], [2], [5]])
-  assert probe.squared_error(predictions, np.float32([1, 4, 5])) == np.float32(4 / 3)
 
 
 def test_a_regression_finds_its_line(one_device):
@@ -33,7 +15,7 @@ def test_a_regression_finds_its_line(one_device):
   features = np.float32(rng.normal(size=(64, 3)))
   targets = features @ np.float32([[1, -1], [2, 0], [0, 3]]) + np.float32(0.5)
   model = probe.Probe(Linear(2))
-  method = probe.method(model, optax.adam(0.1), loss=probe.squared_error)
+  method = probe.method(model, optax.adam(0.1), loss=losses.squared_error)
   batch = {'image': features, 'label': targets}
   state = method.init(jax.random.key(0), None, batch)
   state, records = train.fit(method, state, lambda _: batch, 150, mesh=one_device)

@@ -99,7 +99,7 @@ def searcher(
   batches.check_batch_size(batch_size, len(training))
   steps = batches.steps_for(training, epochs, batch_size)
   width = len(training.classes) or training.labels[:1].size
-  loss = losses.cross_entropy if training.classes else probe.squared_error
+  loss = losses.cross_entropy if training.classes else losses.squared_error
   model = probe.Probe(FlattenMLP(width)) if name == 'mlp' else linear.LinearProbe(width)
 
   def make(learning_rate, weight_decay=None, dropout=None):

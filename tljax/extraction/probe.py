@@ -35,18 +35,6 @@ def head_of(model: Probe, state: TrainState) -> Head:
   return Head(model.head, parts)
 
 
-def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-  """Mean squared error. Shapes (N, T) both; of one target (N,) will do."""
-  targets = targets.reshape(predictions.shape)
-  return jnp.mean(jnp.square(predictions - targets))
-
-
-def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean over examples, in nats, of labels (N, K) of 0 and 1; the sum over them."""
-  losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
-  return jnp.mean(jnp.sum(losses, -1))
-
-
 def method(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
@@ -59,8 +47,8 @@ def method(
   Args:
     model: of features, such as a `Probe`.
     optimizer: moves its parameters.
-    loss: `(logits, labels) -> ()`; of a regression `squared_error`, where each example
-      may have several labels `binary_cross_entropy`.
+    loss: `(logits, labels) -> ()`; of a regression `losses.squared_error`, where each
+      example may have several labels `losses.binary_cross_entropy`.
     dropout: rate of all dropout layers in training; None leaves them their own. It
       may be traced: `sweep` trains heads of several at once.
   """
