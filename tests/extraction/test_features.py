@@ -24,7 +24,7 @@ def outputs(model, variables, domains):
   return model.apply(variables, images)
 
 
-@pytest.mark.parametrize('endpoint', ['features', 'stage1', 'logits'])
+@pytest.mark.parametrize('endpoint', ['features', 'stage1'])
 @pytest.mark.parametrize('batch_size', [64, 7])
 def test_extract_is_the_endpoint_of_every_image_in_order(
   model, variables, domains, outputs, endpoint, batch_size

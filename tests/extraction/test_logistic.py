@@ -26,8 +26,16 @@ def weights(head):
   return head.variables['params']['classifier'].values()
 
 
-@pytest.mark.parametrize('C', [1e-3, 1.0, 100.0])
-@pytest.mark.parametrize('scale', [1.0, 1 / 16])
+@pytest.mark.parametrize(
+  ('C', 'scale'),
+  [
+    (1e-3, 1.0),
+    (1.0, 1 / 16),
+    pytest.param(100.0, 1 / 16, marks=pytest.mark.slow),
+    pytest.param(1.0, 1.0, marks=pytest.mark.slow),
+    pytest.param(100.0, 1.0, marks=pytest.mark.slow),
+  ],
+)
 def test_the_multinomial_optimum(pixels, C, scale):
   features, labels = pixels[0] * np.float32(scale), pixels[1]
   theirs = LogisticRegression(C=C, max_iter=5000, tol=1e-6).fit(
