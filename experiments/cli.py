@@ -58,7 +58,8 @@ class Flags:
     """Opens the run folder; `facts` join the flags in its configuration."""
     config = {k: _plain(v) for k, v in dataclasses.asdict(self).items()}
     config = {k: v for k, v in config.items() if k not in (*_NO_MATTER, *without)}
-    config['script'] = pathlib.Path(sys.modules[type(self).__module__].__file__).stem
+    module = sys.modules[type(self).__module__]
+    config['script'] = pathlib.Path(getattr(module, '__file__', '')).stem
     return Run.open(self.out, {**config, **facts}, resume=self.resume)
 
 

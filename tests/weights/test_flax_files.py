@@ -16,6 +16,10 @@ from tests.weights.checks import assert_equal, refused
 from tljax.errors import InputError
 from tljax.weights import lazy, readers
 
+# orbax, on a busy machine, calls back into an event loop that it has closed.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning'
+)
 VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
 

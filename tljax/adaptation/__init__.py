@@ -3,7 +3,7 @@
 Every step takes `{'source': {'image', 'label'}, 'target': {'image'}}`: a target label
 is not there to leak. Shared are `alignment.py` (a loss of both domains, and sums of
 such), `adversarial.py`, `phases.py` (first the source, then the target) and `pseudo.py`
-(pseudo-labels).
+(pseudo-labels); `presets.py` fits schedules to the length of a run.
 """
 
 import sys
