@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-import sklearn.metrics
 import tyro
 
 from tljax import data, models, report, weights
@@ -23,6 +22,7 @@ from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.finetuning.co_tuning import learn_relationship
+from tljax.measures import scores
 from tljax.method import Variables
 from tljax.run import Run
 from tljax.train import Trial, in_batches
@@ -248,12 +248,9 @@ def conclude_regression(
   It reports the mean absolute error, in the targets' unit, and R squared, the mean
   over targets.
   """
-  pairs = [(targets.reshape(t.logits.shape), t.logits) for t in trials]
-  figures = {
-    'mae': [float(sklearn.metrics.mean_absolute_error(*pair)) for pair in pairs],
-    'r2': [float(sklearn.metrics.r2_score(*pair)) for pair in pairs],
-    'seconds': float(np.mean([t.seconds for t in trials])),
-  }
+  found = [scores.regression(t.logits, targets) for t in trials]
+  figures = {metric: [f[metric] for f in found] for metric in ('mae', 'r2')}
+  figures['seconds'] = float(np.mean([t.seconds for t in trials]))
   means = {metric: float(np.mean(figures[metric])) for metric in ('mae', 'r2')}
   row = {'strategy': name, **{k: f'{v:.3f}' for k, v in means.items()}}
   rows = [{**row, 'seconds': f'{figures["seconds"]:.1f}'}]
@@ -262,7 +259,9 @@ def conclude_regression(
   print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
   page = report.Page(run.folder / 'report.html', title, text)
   page.table('Results', rows, 'Means over seeds: absolute error, R squared.')
-  page.figure('Predictions', report.parity(*pairs[0]), 'First seed.')
+  first = trials[0].logits
+  plot = report.parity(targets.reshape(first.shape), first)
+  page.figure('Predictions', plot, 'First seed.')
   _add_curves(page, {name: [t.records for t in trials]}, 'validation_r2')
   return page
 
@@ -289,11 +288,11 @@ def conclude_grid(
   Each training left a record with its 'accuracy' and 'seconds', named
   '{task}, {method}-{seed}'.
   """
-  figures = {}
+  figures, done = {}, {record['run']: record for record in run.records()}
   for method in methods:
     figures[method.replace('_', ' ')] = by_task = {}
     for task in tasks:
-      records = [run.records(f'{task}, {method}-{seed}')[0] for seed in seeds]
+      records = [done[f'{task}, {method}-{seed}'] for seed in seeds]
       columns = ([r[key] for r in records] for key in ('accuracy', 'seconds'))
       by_task[task] = report.summarise(*columns)
   run.write_result(figures)

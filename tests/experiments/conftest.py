@@ -45,6 +45,19 @@ def launch(monkeypatch, capsys, one_device):
 
 
 @pytest.fixture
+def trials(monkeypatch):
+  """Collects what a script's trainings gave."""
+  conclude, seen = cli.conclude, {}
+
+  def spy(run, trials, *args, **kwargs):
+    seen.update(trials)
+    return conclude(run, trials, *args, **kwargs)
+
+  monkeypatch.setattr(cli, 'conclude', spy)
+  return seen
+
+
+@pytest.fixture
 def pets(tmp_path):
   """A folder of dark cats and bright dogs, of any size and mode."""
   rng = np.random.default_rng(0)

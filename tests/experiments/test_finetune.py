@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import cli
 from tljax import finetuning, models, train, weights
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform
@@ -15,19 +14,6 @@ from tljax.data import load as load_data
 from tljax.finetuning import lora, summary
 
 CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 8, '--seeds', 1)
-
-
-@pytest.fixture
-def trials(monkeypatch):
-  """Collects what the script's trainings gave."""
-  conclude, seen = cli.conclude, {}
-
-  def spy(run, trials, *args, **kwargs):
-    seen.update(trials)
-    return conclude(run, trials, *args, **kwargs)
-
-  monkeypatch.setattr(cli, 'conclude', spy)
-  return seen
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cli, extract
+from experiments import extract
 from tljax import weights
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform, augment, batches, digits
@@ -123,19 +123,6 @@ def test_quickstart(launch, tmp_path):
     batch_size=64,
   )
   assert all(name.replace('_', ' ') in ended.out for name in strategies)
-
-
-@pytest.fixture
-def trials(monkeypatch):
-  """Collects what a script's trainings gave."""
-  conclude, seen = cli.conclude, {}
-
-  def spy(run, trials, *args, **kwargs):
-    seen.update(trials)
-    return conclude(run, trials, *args, **kwargs)
-
-  monkeypatch.setattr(cli, 'conclude', spy)
-  return seen
 
 
 def test_finetune_from_scratch(launch, pets, tmp_path, trials, monkeypatch):

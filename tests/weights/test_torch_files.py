@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
+from tests.weights.checks import refused
 from tljax.errors import InputError
 from tljax.weights import readers, torch_pickle
 
@@ -108,13 +109,6 @@ def make(request):
 @pytest.fixture
 def path(tmp_path):
   return tmp_path / 'weights.pth'
-
-
-def refused(path, match):
-  """Asserts that a file is refused in one line that names it."""
-  with pytest.raises(InputError, match=match) as error:
-    dict(readers.read(path))
-  assert '\n' not in str(error.value) and str(path) in str(error.value)
 
 
 def assert_equal(ours, theirs):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import sklearn.metrics
 
 from tljax import train
 from tljax.data import batches
@@ -121,7 +120,7 @@ def score(head: Head, split: Dataset) -> float:
     return scores.accuracy(logits, split.labels)
   if not np.isfinite(logits).all():
     return -np.inf
-  return float(sklearn.metrics.r2_score(split.labels.reshape(logits.shape), logits))
+  return scores.regression(logits, split.labels)['r2']
 
 
 def choose(found: Sequence[Candidates], validation: Dataset) -> int:
