@@ -19,11 +19,11 @@ import optax
 
 from benchmarks import harness
 from experiments import cli
-from tljax import data, models, report, train
+from tljax import data, models, report, sweep, train
 from tljax.data import batches
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
-from tljax.extraction import linear, probe, sweep
+from tljax.extraction import linear, probe
 from tljax.extraction.features import extract
 from tljax.method import Method
 from tljax.models.base import FlattenMLP

@@ -9,6 +9,7 @@ With --resume it skips what the run has done: ask for more methods and seeds at 
 import dataclasses
 import itertools
 import sys
+from collections.abc import Iterator
 
 from experiments import cli
 from tljax.adaptation import presets
@@ -20,7 +21,7 @@ from tljax.extraction.features import extract_splits
 from tljax.finetuning import plain
 from tljax.method import Method
 from tljax.models import Linear
-from tljax.train import trial
+from tljax.train import Trial, trial, trials_at_once
 
 BASELINES = ('source_only', 'oracle')  # what they train on: the source, the target
 
@@ -56,16 +57,26 @@ def compare(flags: Flags) -> None:
   start = None if first.images.ndim == 2 else backbone
   run = flags.open_run(without=('domains', 'methods', 'seeds'))
   tasks = {f'{a} to {b}': (a, b) for a, b in itertools.permutations(domains, 2)}
-  for task, name, seed in itertools.product(tasks, methods, flags.seed_range()):
-    if run.records(done := f'{task}, {name}-{seed}'):
-      continue
-    both = [flags.stream(domains[k]['train'], seed) for k in tasks[task]]
-    stream = dict(zip(BASELINES, both, strict=True)).get(name) or batches.pair(*both)
-    target = domains[tasks[task][1]]
-    ended = trial(methods[name], stream, steps, target, seed=seed, variables=start)
-    run.log(done, {'accuracy': ended.accuracy, 'seconds': ended.seconds})
-    print(f'{done}: {ended.accuracy:.3f}', file=sys.stderr)
+  for (task, pair), name in itertools.product(tasks.items(), methods):
+    done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
+    streams = {}
+    for seed in (s for s in done if not run.records(done[s])):
+      both = [flags.stream(domains[k]['train'], seed) for k in pair]
+      alone = dict(zip(BASELINES, both, strict=True))
+      streams[seed] = alone.get(name) or batches.pair(*both)
+    for seed, one in train(methods[name], streams, steps, domains[pair[1]], start):
+      run.log(done[seed], {'accuracy': one.accuracy, 'seconds': one.seconds})
+      print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
   cli.conclude_grid(run, tasks, methods, flags.seed_range(), flags.model)
+
+
+def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
+  """Yields each seed's trial; those on features are trained all at once."""
+  if target['train'].images.ndim == 2 and streams:
+    yield from trials_at_once(method, streams, steps, target).items()
+  else:
+    for seed, stream in streams.items():
+      yield seed, trial(method, stream, steps, target, seed=seed, variables=start)
 
 
 def build(flags: Flags, training: Dataset, steps: int) -> dict[str, Method]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.datasets import load_digits
 
 from tljax import data, sharding
 from tljax.data import batches, digits
@@ -90,6 +91,13 @@ def family_batches(domains):
     batches.stream(domains[name]['train'], BATCH_SIZE, seed=0) for name in digits.NAMES
   )
   return {'finetuning': source, 'adaptation': batches.pair(source, target)}
+
+
+@pytest.fixture(scope='session')
+def pixels():
+  """Scikit-learn's digits: (N, 64) float32 in [0, 16], and (N,) int32."""
+  features, labels = load_digits(return_X_y=True)
+  return np.float32(features), np.int32(labels)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = [
-  'errors discovery method losses measures sharding models',
-  'weights data checkpoint run report',
+  'errors discovery method sweep losses measures sharding models',
+  'weights data checkpoint run report progress',
   'train',
   'extraction finetuning adaptation',
 ]

@@ -330,17 +330,3 @@ def test_interrupted_it_saves_and_exits_with_130(tmp_path, whole, number, line):
 def test_interrupted_outside_of_training_it_exits_with_130(tmp_path, number):
   status, errors = Job(tmp_path, '--pause', '60').stop('started', number, 0.1)
   assert status == 130 and 'Traceback' not in errors, (status, errors)
-
-
-@pytest.mark.parametrize('loss', [None, np.float32(0.25)])
-def test_progress_is_a_line_every_ten_seconds(monkeypatch, capsys, loss):
-  now = 0.0
-  monkeypatch.setattr(train.time, 'perf_counter', lambda: now)
-  with train.Bar('features', 0, 10, 'image') as bar:
-    now = 4.0
-    bar.update(2, loss)
-    now = 12.0
-    bar.update(6, loss)
-  text = 'features: image 6/10, 0.5 images/s, 8 s left'
-  text += '' if loss is None else ', loss 0.250'
-  assert capsys.readouterr().err == f'{text}\n'

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,18 +12,17 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from rich import progress
-from rich.console import Console
 
-from tljax import sharding
+from tljax import sharding, sweep
 from tljax.checkpoint import Checkpoints
 from tljax.data.augment import to_float
-from tljax.data.batches import Stream, read_ahead
+from tljax.data.batches import Stream, read_ahead, stack
 from tljax.data.dataset import Dataset
 from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.measures import scores
 from tljax.method import Batch, Method, TrainState, Variables
+from tljax.progress import Bar
 from tljax.run import Run
 
 # Steps that may be under way on the device: enough to hide the host, few enough that
@@ -167,6 +165,7 @@ def trial(
   *,
   seed: int,
   variables: Variables | None = None,
+  every: int | None = None,
   run: Run | None = None,
   name: str = 'train',
 ) -> Trial:
@@ -187,12 +186,46 @@ def trial(
     batches,
     steps,
     evaluate=lambda state: {'validation_accuracy': accuracy(state, validation)},
+    every=every,
     run=run,
     name=f'{name}-{seed}',
   )
   judged = splits.get('test', validation)
   outputs = logits(state, judged.images)
   return Trial(state, records, outputs, scores.accuracy(outputs, judged.labels))
+
+
+def trials_at_once(
+  method: Method,
+  streams: Mapping[int, Stream],
+  steps: int,
+  splits: Mapping[str, Dataset],
+  *,
+  variables: Variables | None = None,
+  name: str = 'train',
+) -> dict[int, Trial]:
+  """As `trial` by seed, each with its batches, trained at once on one device.
+
+  Small networks' steps cost little more for five seeds than for one. A trial's seconds
+  are its share of those of all; it has no curve.
+  """
+  settings = [{'seed': seed} for seed in streams]
+  members = sweep.method(lambda: method, settings, own_batches=True)
+  stream = stack(list(streams.values()))
+  state = members.init(jax.random.key(0), variables, stream(0))
+  mesh = sharding.data_mesh(jax.devices()[:1])
+  state, (record,) = fit(
+    members, state, stream, steps, every=steps, name=name, mesh=mesh
+  )
+  record['seconds'] /= len(streams)
+  judged = splits.get('test', splits['validation'])
+  logits = predictor(members)(state, judged.images).swapaxes(0, 1)
+  return {
+    seed: Trial(
+      sweep.member(state, i), [record], one, scores.accuracy(one, judged.labels)
+    )
+    for i, (seed, one) in enumerate(zip(streams, logits, strict=True))
+  }
 
 
 class Plan(NamedTuple):
@@ -318,52 +351,3 @@ def _stop_signals():
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-
-
-class Bar:
-  """Progress on standard error: how many, rate, time left, loss.
-
-  A bar in a terminal; elsewhere a line every ten seconds.
-  """
-
-  def __init__(self, name: str, start: int, total: int, unit: str = 'step'):
-    self._console = Console(stderr=True)
-    self._bar = progress.Progress(
-      progress.TextColumn('{task.description}'),
-      progress.BarColumn(),
-      progress.MofNCompleteColumn(),
-      progress.TextColumn('{task.fields[text]}'),
-      progress.TimeRemainingColumn(),
-      console=self._console,
-      transient=True,
-      disable=not self._console.is_terminal,
-    )
-    self._task = self._bar.add_task(name, total=total, completed=start, text='')
-    self._name, self._start, self._total, self._unit = name, start, total, unit
-    self._pause = 0.5 if self._console.is_terminal else 10.0
-    self._began = self._drawn = time.perf_counter()
-
-  def update(self, completed: int, loss: jax.Array | None = None) -> None:
-    """Draws now and then; always waits for the step whose loss this is."""
-    jax.block_until_ready(loss)
-    now = time.perf_counter()
-    if now - self._drawn < self._pause:
-      return
-    self._drawn = now
-    rate = (completed - self._start) / (now - self._began)
-    texts = [f'{rate:.1f} {self._unit}s/s']
-    texts += [] if loss is None else [f'loss {float(loss):.3f}']
-    self._bar.update(self._task, completed=completed, text=' '.join(texts))
-    if not self._console.is_terminal:
-      texts.insert(1, f'{(self._total - completed) / rate:.0f} s left')
-      print(
-        f'{self._name}: {self._unit} {completed}/{self._total}, {", ".join(texts)}',
-        file=sys.stderr,
-      )
-
-  def __enter__(self):
-    self._bar.start()
-    return self
-
-  def __exit__(self, *_):
-    self._bar.stop()

@@ -22,7 +22,7 @@ MODES = ('RGB', 'L', 'RGBA', 'P', 'CMYK')
 @pytest.fixture
 def launch(monkeypatch, capsys, one_device):
   """Returns `(script, *argv) -> (status, out, err)`; a traceback is a failed test."""
-  monkeypatch.setattr(sharding, 'data_mesh', lambda: one_device)
+  monkeypatch.setattr(sharding, 'data_mesh', lambda *_: one_device)
   # The fewest iterations that scikit-learn takes; and in one thread, for with a busy
   # neighbour its OpenMP threads wait for each other ten times as long as they work.
   monkeypatch.setattr(report, 'TSNE', functools.partial(TSNE, max_iter=250))

@@ -1,9 +1,8 @@
-"""A tiny pretrained network, and features of real digits."""
+"""A tiny pretrained network."""
 
 import jax
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 
 @pytest.fixture(scope='session')
@@ -12,13 +11,6 @@ def variables(model):
   drawn = model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
   statistics = jax.tree.map(lambda leaf: leaf + 0.5, drawn['batch_stats'])
   return {**drawn, 'batch_stats': statistics}
-
-
-@pytest.fixture(scope='session')
-def pixels():
-  """Scikit-learn's digits: (N, 64) float32 in [0, 16], and (N,) int32."""
-  features, labels = load_digits(return_X_y=True)
-  return np.float32(features), np.int32(labels)
 
 
 @pytest.fixture(scope='module')

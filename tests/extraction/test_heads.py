@@ -15,7 +15,7 @@ NAMES = heads.Name.__args__
 
 @pytest.fixture(autouse=True)
 def on_one_device(monkeypatch, one_device):
-  monkeypatch.setattr('tljax.sharding.data_mesh', lambda: one_device)
+  monkeypatch.setattr('tljax.sharding.data_mesh', lambda *_: one_device)
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ the whole batch, so the result does not depend on how many there are.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -173,6 +174,24 @@ def pair(source: Stream, target: Stream) -> Stream:
     }
 
   return Stream(read, finish, max(source.workers, target.workers))
+
+
+def stack(streams: Sequence[Stream]) -> Stream:
+  """Returns `step -> batch` whose arrays have a leading axis, of the streams."""
+
+  def together(batches):
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+
+  @jax.jit
+  def finish(batch, step):
+    parts = [
+      stream.finish(jax.tree.map(lambda x, i=i: x[i], batch), step)
+      for i, stream in enumerate(streams)
+    ]
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *parts)
+
+  workers = max(stream.workers for stream in streams)
+  return Stream(lambda step: together([s.read(step) for s in streams]), finish, workers)
 
 
 def read_ahead(stream: Stream, start: int, stop: int) -> Iterator[Batch]:

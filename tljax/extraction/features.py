@@ -16,7 +16,8 @@ from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.extraction.cache import cached, digest
 from tljax.method import Variables
-from tljax.train import Bar, padded_batches
+from tljax.progress import Bar
+from tljax.train import padded_batches
 
 Pooling = Literal['mean', 'max', 'flatten']
 

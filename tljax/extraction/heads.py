@@ -5,7 +5,7 @@ from typing import Literal
 
 import optax
 
-from tljax import losses
+from tljax import losses, sweep
 from tljax.data import batches
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
@@ -18,7 +18,6 @@ from tljax.extraction import (
   ridge,
   search,
   svm,
-  sweep,
 )
 from tljax.extraction.head import standardized
 from tljax.models.base import FlattenMLP

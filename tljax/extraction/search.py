@@ -8,10 +8,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from tljax import train
+from tljax import sweep, train
 from tljax.data import batches
 from tljax.data.dataset import Dataset, stratified
-from tljax.extraction import sweep
 from tljax.extraction.head import Head, rescaled
 from tljax.measures import scores
 from tljax.method import Method, TrainState

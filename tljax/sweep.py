@@ -20,18 +20,22 @@ def grid(**values: Sequence) -> list[dict]:
   return [dict(zip(values, row, strict=True)) for row in product]
 
 
-def method(make: Callable[..., Method], settings: Settings) -> Method:
+def method(
+  make: Callable[..., Method], settings: Settings, *, own_batches: bool = False
+) -> Method:
   """Returns the Method whose step is a step of every member, by `jax.vmap`.
 
-  It is compiled once. All members see the same batches; each is what its own Method
-  would be after as many steps. The state's leaves have a leading axis of members, the
-  loss is the least of theirs, so that one may diverge, and `predict` gives
-  (N, M, K). Memory and time are those of M heads where heads are large.
+  It is compiled once; each member is what its own Method would be after as many steps.
+  The state's leaves have a leading axis of members, the loss is the least of theirs, so
+  that one may diverge, and `predict` gives (N, M, K). Memory and time are those of M
+  heads where heads are large.
 
   Args:
     make: `(**settings) -> Method`; the settings are traced float32 numbers.
     settings: of the M members. 'seed' is not passed on: it is the key of the member's
       `init`; without it all have the key that is given.
+    own_batches: each member has batches of its own, laid along a leading axis as by
+      `batches.stack`; else all see the same.
   """
   size = len(settings)
   names = settings[0].keys() - {'seed'}
@@ -39,26 +43,28 @@ def method(make: Callable[..., Method], settings: Settings) -> Method:
   seeds = np.array([s['seed'] for s in settings]) if 'seed' in settings[0] else None
 
   def init(key, variables, batch):
-    def one(key, values):
+    def one(key, values, batch):
       return make(**values).init(key, variables, batch)
 
     if seeds is None:
       keys = jnp.broadcast_to(key, size)
     else:
       keys = jax.vmap(jax.random.key)(seeds)
-    return jax.vmap(one, out_axes=_AXES)(keys, values)
+    axes = (0, 0, 0 if own_batches else None)
+    return jax.vmap(one, axes, out_axes=_AXES)(keys, values, batch)
 
   def step(state, batch):
     def one(state, values, batch):
       return make(**values).step(state, batch)
 
-    # A batch for each member: where they share one, XLA makes one matrix product of
-    # all weights, and transposes them all for it, forth and back. On a CPU a large
-    # head's step took 1.6 times as long.
-    batches = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), batch)
-    batches = jax.lax.optimization_barrier(batches)
+    if not own_batches:
+      # A copy for each member: where they share one, XLA makes one matrix product of
+      # all weights, and transposes them all for it, forth and back. On a CPU a large
+      # head's step took 1.6 times as long.
+      batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), batch)
+      batch = jax.lax.optimization_barrier(batch)
     mapped = jax.vmap(one, (_AXES, 0, 0), (_AXES, 0))
-    state, metrics = mapped(state, values, batches)
+    state, metrics = mapped(state, values, batch)
     return state, {'loss': jnp.nanmin(metrics['loss'])}
 
   def predict(state, images):

@@ -5,14 +5,13 @@ import numpy as np
 import optax
 import pytest
 
-from tljax import train
+from tljax import sweep, train
 from tljax.data import batches
 from tljax.data.dataset import Dataset
-from tljax.extraction import probe, sweep
+from tljax.extraction import probe
 from tljax.models.base import FlattenMLP
 from tljax.run import Run
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
 HEAD = FlattenMLP(10, (12,), rate=0.3)
 STEPS = 12
 SETTINGS = sweep.grid(
@@ -107,3 +106,17 @@ def test_it_resumes_as_any_method(fit, tmp_path, raw):
   fit(method, steps=5, run=run)
   resumed, _ = fit(method, run=run)
   assert raw(resumed) == raw(whole)
+
+
+def test_members_with_batches_of_their_own(pixels, fit, one_device):
+  """Three seeds at once, batches too, are what each is alone."""
+  data = Dataset(pixels[0] / np.float32(16), pixels[1], tuple('0123456789'))
+  method = make(1e-2, 0.1)
+  streams = {seed: batches.stream(data, 16, seed) for seed in (0, 3, 4)}
+  splits = {'train': data, 'validation': data.take(np.arange(50))}
+  together = train.trials_at_once(method, streams, STEPS, splits)
+  for seed, stream in streams.items():
+    alone = train.trial(method, stream, STEPS, splits, seed=seed)
+    np.testing.assert_allclose(together[seed].logits, alone.logits, atol=1e-5)
+    assert together[seed].accuracy == alone.accuracy
+  assert not np.allclose(together[0].logits, together[3].logits, atol=0.1)
