@@ -11,16 +11,14 @@ import dataclasses
 import jax
 
 from experiments import cli
-from tljax.adaptation import presets
 from tljax.data import batches
 from tljax.data.dataset import check_same_classes
-from tljax.finetuning import plain
 from tljax.method import Method
 from tljax.train import Plan, compare
 
 
 @dataclasses.dataclass(kw_only=True)
-class Flags(cli.TrainingFlags):
+class Flags(cli.AdaptationFlags):
   """Adapts a network from a labelled source to an unlabelled target."""
 
   source: str
@@ -32,15 +30,13 @@ class Flags(cli.TrainingFlags):
   strength: float | None = None
   """Peak of the method's strength, to which it ramps up over the run; by default the
   method's own, ramped where the method's own is."""
-  augment: cli.Augment = 'none'
   balanced: bool = False
   """Source batches hold every class alike."""
 
   def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
     """By strategy, what is trained."""
-    model, optimizer = self.build_model(num_classes), self.load_optimizer(steps)
-    adapted = presets.build(self.method, model, optimizer, steps, self.strength)
-    return {'source_only': plain.method(model, optimizer), self.method: adapted}
+    names, model = ('source_only', self.method), self.build_model(num_classes)
+    return self.adaptation(names, model, steps, self.strength)
 
 
 def adapt(flags: Flags) -> None:

@@ -12,22 +12,17 @@ import sys
 from collections.abc import Iterator
 
 from experiments import cli
-from tljax.adaptation import presets
 from tljax.data import batches
-from tljax.data.dataset import Dataset, check_same_classes
+from tljax.data.dataset import check_same_classes
 from tljax.errors import InputError
 from tljax.extraction.bottleneck import Bottleneck
 from tljax.extraction.features import extract_splits
-from tljax.finetuning import plain
-from tljax.method import Method
 from tljax.models import Linear
 from tljax.train import Trial, trial, trials_at_once
 
-BASELINES = ('source_only', 'oracle')  # what they train on: the source, the target
-
 
 @dataclasses.dataclass(kw_only=True)
-class Flags(cli.TrainingFlags):
+class Flags(cli.AdaptationFlags):
   """Compares methods of domain adaptation over pairs of domains and seeds."""
 
   domains: tuple[str, ...]
@@ -36,7 +31,6 @@ class Flags(cli.TrainingFlags):
   """Methods of adaptation, beside source only and the oracle."""
   frozen: bool = False
   """Adapt a small network on the features of the frozen one, in seconds a run."""
-  augment: cli.Augment = 'none'
   seeds: int = 5
 
 
@@ -53,8 +47,10 @@ def compare(flags: Flags) -> None:
   for other in others:
     check_same_classes(first, other)
   steps = batches.steps_for(first, flags.epochs, flags.batch_size)
-  methods = build(flags, first, steps)
-  start = None if first.images.ndim == 2 else backbone
+  start, model = backbone, flags.build_model(len(first.classes))
+  if first.images.ndim == 2:
+    start, model = None, Bottleneck(Linear(len(first.classes)))
+  methods = flags.adaptation((*cli.BASELINES, *flags.methods), model, steps)
   run = flags.open_run(without=('domains', 'methods', 'seeds'))
   tasks = {f'{a} to {b}': (a, b) for a, b in itertools.permutations(domains, 2)}
   for (task, pair), name in itertools.product(tasks.items(), methods):
@@ -62,7 +58,7 @@ def compare(flags: Flags) -> None:
     streams = {}
     for seed in (s for s in done if not run.records(done[s])):
       both = [flags.stream(domains[k]['train'], seed) for k in pair]
-      alone = dict(zip(BASELINES, both, strict=True))
+      alone = dict(zip(cli.BASELINES, both, strict=True))
       streams[seed] = alone.get(name) or batches.pair(*both)
     for seed, one in train(methods[name], streams, steps, domains[pair[1]], start):
       run.log(done[seed], {'accuracy': one.accuracy, 'seconds': one.seconds})
@@ -77,17 +73,6 @@ def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
   else:
     for seed, stream in streams.items():
       yield seed, trial(method, stream, steps, target, seed=seed, variables=start)
-
-
-def build(flags: Flags, training: Dataset, steps: int) -> dict[str, Method]:
-  """Returns the methods by name, of a small network where images are features."""
-  count, is_features = len(training.classes), training.images.ndim == 2
-  model = Bottleneck(Linear(count)) if is_features else flags.build_model(count)
-  optimizer = flags.load_optimizer(steps)
-  methods = dict.fromkeys(BASELINES, plain.method(model, optimizer))
-  for name in flags.methods:
-    methods[name] = presets.build(name, model, optimizer, steps)
-  return methods
 
 
 if __name__ == '__main__':

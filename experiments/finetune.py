@@ -11,11 +11,11 @@ from typing import Literal
 import optax
 
 from experiments import cli
-from tljax import finetuning, models
+from tljax import finetuning, models, optimizers
 from tljax.data import augment, batches
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
-from tljax.finetuning import labels, optimizers, summary
+from tljax.finetuning import labels, summary
 from tljax.method import Method
 from tljax.train import Plan, compare
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = [
-  'errors discovery method sweep losses measures sharding models',
+  'errors discovery method sweep losses measures optimizers sharding models',
   'weights data checkpoint run report progress',
   'train',
   'extraction finetuning adaptation',

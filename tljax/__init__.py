@@ -1,6 +1,7 @@
 """Transfer learning in JAX. The map, in floor order; imports go down only.
 
-1. `method` (read it first), `sweep`, `losses`, `measures`, `sharding`, `models`
+1. `method` (read it first), `sweep`, `losses`, `optimizers`, `measures`, `sharding`,
+   `models`
 2. `weights`, `data`, `checkpoint`, `run`, `report`, `progress`
 3. `train`: the only loop
 4. `extraction`, `finetuning`, `adaptation`: methods, one file each

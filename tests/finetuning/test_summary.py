@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from tljax import models
-from tljax.finetuning import labels, lora, lp_ft, optimizers, plain, summary
+from tljax import models, optimizers
+from tljax.finetuning import labels, lora, lp_ft, plain, summary
 
 BATCH = {'image': jnp.zeros((16, 16, 16, 3)), 'label': jnp.zeros(16, jnp.int32)}
 # Kernel, scale and bias of the norm, of the cnn's stages; and the head.

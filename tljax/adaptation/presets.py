@@ -1,15 +1,81 @@
-"""Methods for a run whose length is known: schedules end where it ends."""
+"""Methods for a run whose length is known: schedules end where it ends.
+
+`LIBRARY` has the settings of the published tables of Transfer-Learning-Library (Jiang
+et al., 2022, and its scripts); the constructors' own defaults are the papers'.
+"""
 
 import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from tljax import adaptation
+import optax
+
+from tljax import adaptation, optimizers
 from tljax.adaptation import adversarial
 from tljax.errors import InputError
 from tljax.method import Method
 
 
+class Settings(NamedTuple):
+  """Of one method in the published tables.
+
+  Attributes:
+    rate: of SGD with Nesterov momentum 0.9, at the first step.
+    weight_decay: of all parameters.
+    options: of the method.
+  """
+
+  rate: float = 0.01
+  weight_decay: float = 1e-3
+  options: Mapping[str, Any] = {}
+
+
+LIBRARY = {
+  'adda': Settings(rate=0.001),
+  'afn': Settings(0.001, 5e-4, {'delta': 1.0, 'entropy': 0.1}),
+  'bsp': Settings(rate=0.003, options={'penalty': 2e-4}),
+  'cdan': Settings(),
+  'dan': Settings(0.003, 5e-4),
+  'dann': Settings(),
+  'fixmatch': Settings(rate=0.003, options={'threshold': 0.9}),
+  'jan': Settings(0.003, 5e-4),
+  'mcc': Settings(rate=0.005, options={'temperature': 2.5}),
+  'mcd': Settings(0.001, 5e-4, {'generator_steps': 4}),
+  'mdd': Settings(0.004, 5e-4, {'margin': 4.0}),
+}
+_DECAYS = 20.0  # its 20 epochs are 20,000 steps, and the rate falls by 0.001 a step
+
+
+def library_optimizer(
+  name: str, steps: int, backbone_rate: float = 1.0
+) -> optax.GradientTransformation:
+  """Returns what the library moves all parameters by, in a run of so many steps.
+
+  A method, or a baseline, that `LIBRARY` has not gets DANN's rate; a sum its first
+  part's.
+
+  Args:
+    name: of the method.
+    steps: of the run; over it the rate falls to a tenth of the first.
+    backbone_rate: factor of the backbone's rate; the library's is 0.1 where the
+      backbone is pretrained.
+  """
+  settings = LIBRARY.get(name.split('+')[0], Settings())
+  schedule = optimizers.inverse_decay(settings.rate, gamma=_DECAYS / steps)
+  return optax.chain(
+    optax.add_decayed_weights(settings.weight_decay),
+    optax.sgd(schedule, momentum=0.9, nesterov=True),
+    optimizers.backbone_rate(backbone_rate),
+  )
+
+
 def build(
-  name: str, model, optimizer, steps: int, strength: float | None = None
+  name: str,
+  model,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  strength: float | None = None,
+  library: bool = False,
 ) -> Method:
   """Returns the method `name`, or a sum of methods, for a run of so many steps.
 
@@ -19,9 +85,12 @@ def build(
     optimizer: moves all parameters.
     steps: of the run.
     strength: peak of the method's strength; see `options`.
+    library: whether to take the options that `LIBRARY` has.
   """
   parts = name.split('+')
   given = {part: options(part, steps, strength) for part in parts}
+  for part in parts if library else ():
+    given[part] |= LIBRARY.get(part, Settings()).options
   given = given[name] if len(parts) == 1 else given
   return adaptation.create(name, model, optimizer, **given)
 

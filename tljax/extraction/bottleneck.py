@@ -5,7 +5,7 @@ import jax
 
 
 class Bottleneck(nn.Module):
-  """Standardises features (N, D), maps them to fewer, then to logits.
+  """Maps features (N, D) to fewer, normalised ones, then to logits.
 
   In place of a network of images it makes a method of adaptation, or of fine-tuning, a
   matter of seconds. Outputs are `{'features', 'logits'}`.
@@ -27,12 +27,15 @@ class Bottleneck(nn.Module):
 
 
 class _Layer(nn.Module):
-  """Batch norm without parameters, a dense layer, ReLU."""
+  """A dense layer, batch norm, ReLU, as the published libraries' bottlenecks.
+
+  The norm comes after: before the layer it would blow up the features that the source
+  hardly has and the target has.
+  """
 
   width: int
 
   @nn.compact
   def __call__(self, x, train=False):
-    norm = nn.BatchNorm(momentum=0.9, use_scale=False, use_bias=False, name='norm')
-    x = norm(x, use_running_average=not train)
-    return nn.relu(nn.Dense(self.width, name='dense')(x))
+    x = nn.Dense(self.width, use_bias=False, name='dense')(x)
+    return nn.relu(nn.BatchNorm(not train, momentum=0.9, name='norm')(x))

@@ -1,6 +1,6 @@
 """Fine-tuning: a labelled target set and, as a rule, pretrained variables.
 
-`labels.py` says what trains and `optimizers.py` at what rate, `summary.py` shows both;
+`labels.py` says what trains, `tljax.optimizers` at what rate, `summary.py` shows both;
 `ema.py` averages any method's weights and `soups.py` trained networks. Shared are
 `regularized.py`, `source_head.py`, `wrapped.py` and `adapted.py`. Every other file is
 one method. Every step takes `{'image', 'label'}`.

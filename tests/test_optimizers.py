@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from tljax import models
-from tljax.finetuning import labels, optimizers, plain
+from tljax import models, optimizers
+from tljax.finetuning import labels, plain
 from tljax.method import path_name
 
 
