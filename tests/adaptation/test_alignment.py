@@ -1,10 +1,12 @@
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from tljax import losses
+from tljax import adaptation, losses
 from tljax.adaptation.alignment import align
 from tljax.method import apply_train
 
@@ -78,3 +80,26 @@ def test_losses_see_float32_where_the_model_computes_in_less(points_batch):
   method = align(Half(), optax.sgd(0.1), loss)
   method.step(method.init(jax.random.key(0), None, points_batch), points_batch)
   assert [x.dtype for x in seen.values()] == [jnp.float32] * 2
+
+
+@pytest.mark.parametrize('name', ['coral', 'dan', 'dann', 'rsd', 'dare_gram'])
+@pytest.mark.parametrize('is_sum', [False, True])
+def test_a_regression_descends_its_squared_error(points, points_batch, name, is_sum):
+  targets = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+  batch = {**points_batch, 'source': {**points_batch['source'], 'label': targets}}
+  options = {'strength': 0.0, 'task_loss': losses.squared_error}
+  if is_sum:
+    name, options = f'{name}+afn', {name: options, 'afn': {'strength': 0.0}}
+  method = adaptation.create(name, points, optax.sgd(0.1), **options)
+  state = method.init(jax.random.key(0), None, batch)
+
+  def error(params):
+    outputs = points.apply({'params': params}, batch['source']['image'])
+    return jnp.mean((outputs['logits'] - targets) ** 2)
+
+  before = {part: state.params[part] for part in ('hidden', 'head')}
+  value, grads = jax.value_and_grad(error)(before)
+  after, metrics = method.step(state, batch)
+  np.testing.assert_allclose(metrics['task_loss'], value, rtol=1e-5)
+  wanted = jax.tree.map(lambda p, g: p - 0.1 * g, before, grads)
+  chex.assert_trees_all_close({k: after.params[k] for k in before}, wanted, rtol=1e-4)

@@ -23,6 +23,9 @@ from tljax.method import (
   predict_with,
 )
 
+# (logits, labels) -> ()
+TaskLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 class Term(NamedTuple):
   """What `align` was given, beside the model."""
@@ -32,6 +35,7 @@ class Term(NamedTuple):
   strength: optax.Schedule
   init_params: Callable | None
   augment: Augment | None
+  task_loss: TaskLoss
 
 
 class Aligned(Method):
@@ -48,6 +52,7 @@ def align(
   strength: float | optax.Schedule = 1.0,
   init_params: Callable | None = None,
   augment: Augment | None = None,
+  task_loss: TaskLoss = losses.cross_entropy,
 ) -> Aligned:
   """Builds a method that minimises source cross-entropy plus an alignment loss.
 
@@ -62,6 +67,8 @@ def align(
     strength: a number, or a schedule of the step.
     init_params: `(key, outputs) -> {part: params}`: parameters of the loss itself.
     augment: see `both_domains`.
+    task_loss: `(logits, labels) -> ()` in place of the cross-entropy, such as
+      `losses.squared_error` of a regression.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
@@ -73,7 +80,7 @@ def align(
     source, target, model_state = both_domains(
       model, params, state, batch, rng, augment
     )
-    task = losses.cross_entropy(source['logits'], batch['source']['label'])
+    task = task_loss(source['logits'], batch['source']['label'])
     source = {**source, 'label': batch['source']['label']}
     weight = jax.tree.map(jnp.float32, schedule(state.step))  # a tuple's, of a sum
     alignment = alignment_loss(params, source, target, weight)
@@ -82,15 +89,17 @@ def align(
     return task + alignment, (model_state, metrics)
 
   method = Aligned(init, gradient_step(loss_fn, optimizer), predict_with(model))
-  method.term = Term(optimizer, alignment_loss, schedule, init_params, augment)
+  method.term = Term(
+    optimizer, alignment_loss, schedule, init_params, augment, task_loss
+  )
   return method
 
 
 def compose(model, methods: Sequence[Aligned]) -> Aligned:
   """Builds the method that minimises source cross-entropy plus all alignment losses.
 
-  Each keeps its strength; the 'strength' among the metrics is the first's. They share
-  one forward pass, and the strong view of the first that wants one.
+  Each keeps its strength; the 'strength' among the metrics, and the task loss, are the
+  first's. They share one forward pass, and the strong view of the first that wants one.
 
   Args:
     model: that of the methods.
@@ -124,6 +133,7 @@ def compose(model, methods: Sequence[Aligned]) -> Aligned:
     strength=lambda step: tuple(term.strength(step) for term in terms),
     init_params=init_params,
     augment=next((term.augment for term in terms if term.augment), None),
+    task_loss=terms[0].task_loss,
   )
 
 

@@ -2,7 +2,8 @@
 
 import optax
 
-from tljax.adaptation.alignment import align
+from tljax import losses
+from tljax.adaptation.alignment import TaskLoss, align
 from tljax.measures import shift
 from tljax.method import Method
 
@@ -12,6 +13,7 @@ def method(
   optimizer: optax.GradientTransformation,
   *,
   strength: float | optax.Schedule = 1.0,
+  task_loss: TaskLoss = losses.cross_entropy,
 ) -> Method:
   """Brings the covariances of the two domains' features together.
 
@@ -22,10 +24,11 @@ def method(
     optimizer: moves the model's parameters.
     strength: lambda, a number or a schedule of the step. The paper sets it so that
       the two terms are about equal at the end of training.
+    task_loss: see `align`.
   """
 
   def loss(params, source, target, strength):
     del params
     return strength * shift.coral(source['features'], target['features'])
 
-  return align(model, optimizer, loss, strength=strength)
+  return align(model, optimizer, loss, strength=strength, task_loss=task_loss)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import optax
 
-from tljax.adaptation.alignment import align
+from tljax import losses
+from tljax.adaptation.alignment import TaskLoss, align
 from tljax.measures import shift
 from tljax.method import Method
 
@@ -17,6 +18,7 @@ def method(
   endpoints: Sequence[str] = ('features',),
   kernel: shift.Kernel = shift.adaptive_gaussians(),
   linear: bool = False,
+  task_loss: TaskLoss = losses.cross_entropy,
 ) -> Method:
   """Brings the distributions of the two domains' features together, layer by layer.
 
@@ -31,6 +33,7 @@ def method(
     kernel: see `shift.mmd`.
     linear: estimate in linear time, as the paper does; it is noisier, and both
       domains' batches must be of one size.
+    task_loss: see `align`.
   """
 
   def loss(params, source, target, strength):
@@ -40,4 +43,4 @@ def method(
       for name in endpoints
     )
 
-  return align(model, optimizer, loss, strength=strength)
+  return align(model, optimizer, loss, strength=strength, task_loss=task_loss)

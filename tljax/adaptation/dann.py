@@ -9,7 +9,7 @@ from tljax.adaptation.adversarial import (
   ramp,
   reverse_gradient,
 )
-from tljax.adaptation.alignment import align
+from tljax.adaptation.alignment import TaskLoss, align
 from tljax.method import Method
 
 
@@ -19,6 +19,7 @@ def method(
   *,
   strength: float | optax.Schedule = ramp(10_000),
   discriminator=Discriminator(),
+  task_loss: TaskLoss = losses.cross_entropy,
 ) -> Method:
   """Trains features that a domain discriminator cannot tell apart.
 
@@ -32,6 +33,7 @@ def method(
     strength: lambda, a number or a schedule of the step. Set `ramp(total_steps)` for
       the paper's; the default, 2/(1+exp(-t/1000))-1, is the published libraries'.
     discriminator: (N, D) features to (N,) logits.
+    task_loss: see `align`.
   """
 
   def init_params(key, outputs):
@@ -44,4 +46,11 @@ def method(
 
     return losses.domain_cross_entropy(score(source), score(target))
 
-  return align(model, optimizer, loss, strength=strength, init_params=init_params)
+  return align(
+    model,
+    optimizer,
+    loss,
+    strength=strength,
+    init_params=init_params,
+    task_loss=task_loss,
+  )
