@@ -63,6 +63,36 @@ def test_targets_of_a_regression(table):
   assert len(data.load(f'csv:{path}?target=age', data.Transform(4))['train']) == 6
 
 
+def test_rows_of_features(table):
+  text = 'a,age,b\n' + rows(range(10), [2.5] * 10, np.linspace(0, 1, 10))
+  path = table(text)
+  whole = tables.read_csv(f'{path}?features=all&target=age')['all']
+  wanted = np.float32(np.stack([np.arange(10), np.linspace(0, 1, 10)], 1))
+  np.testing.assert_array_equal(np.stack([*whole]), wanted)
+  np.testing.assert_array_equal(whole.labels, np.full(10, 2.5, np.float32))
+  some = tables.read_csv(f'{path}?features=b,age&label=a')['all']
+  np.testing.assert_allclose(some[9], [1, 2.5])
+  assert some.classes == tuple('0123456789')
+  other = tables.read_csv(table(text.replace('2.5', '3')) + '?features=all&target=age')
+  assert whole.fingerprint() != other['all'].fingerprint()
+  loaded = data.load(f'csv:{path}?features=all&target=age', data.Transform(4))
+  assert loaded['train'].images.shape == (6, 2)
+  assert loaded['train'].images.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+  ('query', 'named'),
+  [
+    ('features=all&target=size', "no column 'size'"),
+    ('features=a,size&target=b', "no column 'size'"),
+    ('features=all&target=b', r"line 3: \['x'\] must be finite numbers"),
+  ],
+)
+def test_bad_features(table, query, named):
+  with pytest.raises(InputError, match=named):
+    tables.read_csv(table('a,b\n1,2\nx,3\n') + f'?{query}')
+
+
 @pytest.mark.parametrize(
   ('text', 'named'),
   [

@@ -1,4 +1,4 @@
-"""Tables of images: `csv:PATH`, and `parquet:PATH` as Hugging Face has them."""
+"""Tables: `csv:PATH`, and images in `parquet:PATH` as Hugging Face has them."""
 
 import collections
 import csv
@@ -20,13 +20,15 @@ _LABEL = ('label', 'class', 'category')
 
 
 def read_csv(spec: str) -> Splits:
-  """Returns the images that a CSV file lists.
+  """Returns the images that a CSV file lists, or rows of features.
 
   Args:
     spec: PATH, or PATH?image=COLUMN&label=COLUMN; of a regression
       PATH?target=COLUMN[,COLUMN]. By default the columns are called image (or path or
       file) and label (or class). Relative paths of images start at the file's folder.
-      A column 'split' with train, val (or validation) and test divides the rows.
+      With features=COLUMN[,COLUMN], or features=all for all columns left, examples are
+      rows of numbers, in that order. A column 'split' with train, val (or validation)
+      and test divides the rows.
 
   Raises:
     InputError: the file or a column is missing, a row is incomplete, an image is
@@ -34,19 +36,28 @@ def read_csv(spec: str) -> Splits:
   """
   path, _, query = spec.partition('?')
   options = dict(urllib.parse.parse_qsl(query))
-  unknown = sorted(set(options) - {'image', 'label', 'target'})
+  unknown = sorted(set(options) - {'image', 'features', 'label', 'target'})
   if unknown:
-    raise InputError(f'csv:{spec}: {unknown[0]!r} is none of image, label and target')
+    raise InputError(
+      f'csv:{spec}: {unknown[0]!r} is none of image, features, label and target'
+    )
   header, rows = _rows(path)
-  image = _column(path, header, options.get('image'), _IMAGE)
   targets = options['target'].split(',') if 'target' in options else []
   label = None if targets else _column(path, header, options.get('label'), _LABEL)
   wanted = [_column(path, header, name, ()) for name in targets] or [label]
-  _check_rows(path, rows, [image, *wanted])
+  if 'features' in options:
+    rest = ','.join(column for column in header if column not in (*wanted, 'split'))
+    names = rest if options['features'] == 'all' else options['features']
+    inputs = [_column(path, header, name, ()) for name in names.split(',')]
+    _check_filled(path, rows, [*inputs, *wanted])
+  else:
+    inputs = [_column(path, header, options.get('image'), _IMAGE)]
+    _check_filled(path, rows, [*inputs, *wanted])
+    _check_unique(path, rows, *inputs)
   members = collections.defaultdict(list)
   for line, row in rows:
     members[_split(path, line, row.get('split'))].append((line, row))
-  root, labels, classes = pathlib.Path(path).parent, {}, ()
+  labels, classes = {}, ()
   if targets:
     for split, group in members.items():
       labels[split] = np.stack([_numbers(path, *line, wanted) for line in group])
@@ -54,10 +65,16 @@ def read_csv(spec: str) -> Splits:
   else:
     names = {k: np.array([row[label] for _, row in g]) for k, g in members.items()}
     labels, classes = class_labels(names, path)
-  return {
-    split: Source([root / row[image] for _, row in group], labels[split], classes, path)
-    for split, group in members.items()
-  }
+
+  def source(split, group):
+    if 'features' not in options:
+      images = [pathlib.Path(path).parent / row[inputs[0]] for _, row in group]
+      return Source(images, labels[split], classes, path)
+    array = np.stack([_numbers(path, *line, inputs) for line in group])
+    digest = hashlib.sha256(array).hexdigest()
+    return Source(array, labels[split], classes, path, digest=digest)
+
+  return {split: source(split, group) for split, group in members.items()}
 
 
 def _rows(path):
@@ -84,13 +101,17 @@ def _column(path, header, name, defaults):
   )
 
 
-def _check_rows(path, rows, columns):
-  seen = {}
+def _check_filled(path, rows, columns):
   for line, row in rows:
     for column in columns:
       if not row[column]:
         raise InputError(f'{path}, line {line}: nothing in column {column!r}; fill it')
-    image = row[columns[0]]
+
+
+def _check_unique(path, rows, column):
+  seen = {}
+  for line, row in rows:
+    image = row[column]
     if image in seen:
       raise InputError(
         f'{path}: {image!r} is in line {seen[image]} and in line {line}; keep one'
