@@ -1,9 +1,9 @@
-"""Adapts a network from a labelled source to an unlabelled target.
+"""Adapts a network from labelled sources to an unlabelled target.
 
   python -m experiments.adapt --method dann --source digits --target digits-m \
     --model cnn --augment invert_contrast --epochs 70 --batch-size 64 --out runs/dann
 
-Trains on the source alone as well, with as many steps, to show what the method adds.
+Trains on the sources alone as well, with as many steps, to show what the method adds.
 """
 
 import dataclasses
@@ -12,19 +12,21 @@ import jax
 
 from experiments import cli
 from tljax.data import batches
-from tljax.data.dataset import check_same_classes
+from tljax.data.dataset import Dataset, check_same_classes
 from tljax.method import Method
 from tljax.train import Plan, compare
 
 
 @dataclasses.dataclass(kw_only=True)
 class Flags(cli.AdaptationFlags):
-  """Adapts a network from a labelled source to an unlabelled target."""
+  """Adapts a network from labelled sources to an unlabelled target."""
 
-  source: str
-  """Labelled domain: digits, folder:PATH, ...; a wrong name lists all kinds."""
+  source: tuple[str, ...]
+  """Labelled domains, one or more: digits, folder:PATH, csv:PATH, ...; a wrong name
+  lists all kinds."""
   target: str
-  """Unlabelled domain, of the same classes. Its labels only judge the result."""
+  """Unlabelled domain, of the same classes, or with the same targets of a regression.
+  Its labels only judge the result."""
   method: str = 'dann'
   """Adaptation method; a wrong name lists them all. Their losses add: cdan+mcc."""
   strength: float | None = None
@@ -33,22 +35,32 @@ class Flags(cli.AdaptationFlags):
   balanced: bool = False
   """Source batches hold every class alike."""
 
-  def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
-    """By strategy, what is trained."""
-    names, model = ('source_only', self.method), self.build_model(num_classes)
-    return self.adaptation(names, model, steps, self.strength)
+  def methods(self, count: int, steps: int, *sources: Dataset) -> dict[str, Method]:
+    """By strategy, what is trained: of `count` classes, or targets of a regression."""
+    model, loss = self.build_model(count), None
+    if sources:
+      model, loss = cli.of_examples(model, *sources)
+    options = {'task_loss': loss, 'domains': len(self.source)}
+    names = ('source_only', self.method)
+    return self.adaptation(names, model, steps, self.strength, **options)
 
 
 def adapt(flags: Flags) -> None:
-  source, target = flags.load_data(flags.source), flags.load_data(flags.target)
-  check_same_classes(source['train'], target['train'])
-  steps = batches.steps_for(source['train'], flags.epochs, flags.batch_size)
-  classes = source['train'].classes
-  methods = flags.methods(len(classes), steps)
+  sources = [flags.load_data(spec)['train'] for spec in flags.source]
+  target = flags.load_data(flags.target)
+  for source in sources:
+    check_same_classes(source, target['train'])
+  steps = max(
+    batches.steps_for(source, flags.epochs, flags.batch_size) for source in sources
+  )
+  classes = sources[0].classes
+  count = len(classes) or sources[0].labels[:1].size
+  methods = flags.methods(count, steps, *sources)
   variables = flags.load_backbone()
   plans = {}
   for seed in flags.seed_range():
-    on_source = flags.stream(source['train'], seed, balanced=flags.balanced)
+    streams = [flags.stream(s, seed, balanced=flags.balanced) for s in sources]
+    on_source = batches.merge(*streams)
     on_target = flags.stream(target['train'], seed)
     plans[seed] = {
       'source_only': Plan(methods['source_only'], on_source, variables),
@@ -59,11 +71,17 @@ def adapt(flags: Flags) -> None:
   # A method may refuse the model: rather now than after training on the source.
   plan = plans[flags.seed][flags.method]
   jax.eval_shape(plan.method.init, jax.random.key(0), plan.start, plan.batches(0))
-  prints = [source['train'].fingerprint(), target['train'].fingerprint()]
+  prints = [dataset.fingerprint() for dataset in (*sources, target['train'])]
   run = flags.open_run(fingerprint=prints, class_names=classes)
   trials = compare(plans, steps, target, run)
-  title = f'From {flags.source} to {flags.target}'
-  cli.conclude(run, trials, title, flags.describe(target, steps)).save()
+  title = f'From {" and ".join(flags.source)} to {flags.target}'
+  text = flags.describe(target, steps)
+  if classes:
+    page = cli.conclude(run, trials, title, text)
+  else:
+    judged = target.get('test', target['validation']).labels
+    page = cli.conclude_regression(run, trials, judged, title, text)
+  page.save()
 
 
 if __name__ == '__main__':

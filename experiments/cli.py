@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import tyro
 
-from tljax import data, models, report, weights
+from tljax import data, losses, models, report, weights
 from tljax.adaptation import presets
 from tljax.data import augment, batches, randaugment
 from tljax.data.augment import to_float
@@ -26,6 +26,8 @@ from tljax.finetuning import plain
 from tljax.finetuning.co_tuning import learn_relationship
 from tljax.measures import scores
 from tljax.method import Method, Variables
+from tljax.models import mlp
+from tljax.models.base import Rescaled
 from tljax.run import Run
 from tljax.train import Trial, in_batches
 
@@ -126,7 +128,7 @@ class ModelFlags(Flags):
 
   def build_model(self, num_classes: int) -> models.Classifier:
     """Returns the model with a new linear head."""
-    if num_classes < 2:
+    if num_classes < 1:
       raise InputError('the set has targets of a regression; give one with classes')
     head = models.Linear(num_classes)
     if self.weights is not None:
@@ -163,11 +165,15 @@ class ModelFlags(Flags):
   def describe(self, splits: dict[str, Dataset], steps: int) -> str:
     """Says what the figures are, for the report page."""
     judged = 'test' if 'test' in splits else 'validation'
+    count, classes = len(splits[judged]), len(splits[judged].classes)
+    what = f'Accuracy on {count} {judged} images of {classes} classes'
+    model = 'MLP' if splits[judged].images.ndim == 2 else self.model
+    if not classes:
+      what = f'Errors on {count} {judged} examples'
     start = f'weights from {self.weights}' if self.weights else 'no pretrained weights'
     return (
-      f'Accuracy on {len(splits[judged])} {judged} images of '
-      f'{len(splits[judged].classes)} classes. {self.model}, {start}, {steps} steps of '
-      f'{self.batch_size} images, last step judged.'
+      f'{what}. {model}, {start}, {steps} steps of {self.batch_size} of each '
+      'training set, last step judged.'
     )
 
 
@@ -219,6 +225,8 @@ class AdaptationFlags(TrainingFlags):
     model: nn.Module,
     steps: int,
     strength: float | None = None,
+    task_loss: Callable | None = None,
+    domains: int = 1,
   ) -> dict[str, Method]:
     """Returns by name methods of adaptation and baselines; see `presets.build`."""
     pretrained = self.weights and isinstance(model, models.Classifier)
@@ -229,11 +237,39 @@ class AdaptationFlags(TrainingFlags):
         factor = 0.1 if pretrained else 1.0
         optimizer = presets.library_optimizer(name, steps, factor)
       methods[name] = (
-        plain.method(model, optimizer)
+        plain.method(model, optimizer, loss=task_loss)
         if name in BASELINES
-        else presets.build(name, model, optimizer, steps, strength, self.library)
+        else presets.build(
+          name, model, optimizer, steps, strength, task_loss, domains, self.library
+        )
       )
     return methods
+
+
+def of_examples(
+  model: models.Classifier, *sets: Dataset
+) -> tuple[models.Classifier, Callable | None]:
+  """Fits a model to what the training sets' examples are.
+
+  Of rows of features, not images, it is a small MLP in the model's place. Of targets of
+  a regression, the model predicts them in their unit, and the loss is the mean squared
+  error in units of their deviation; of classes no loss is returned.
+  """
+  images, labels = sets[0].images, np.concatenate([s.labels for s in sets])
+  if images.ndim == 2:
+    rows = np.concatenate([s.images for s in sets])
+    model = mlp.of_rows(rows, model.head.num_classes)
+  if sets[0].classes:
+    return model, None
+  targets = labels.reshape(len(labels), -1)
+  mean, std = targets.mean(0), np.maximum(targets.std(0), 1e-6)
+  head = Rescaled(model.head, tuple(mean.tolist()), tuple(std.tolist()))
+
+  def task_loss(outputs, labels):
+    labels = labels.reshape(outputs.shape)
+    return losses.squared_error(outputs / std[None], labels / std[None])
+
+  return model.clone(head=head), task_loss
 
 
 def conclude(
@@ -272,33 +308,46 @@ def conclude(
 
 def conclude_regression(
   run: Run,
-  name: str,
-  trials: Sequence[Trial],
+  trials: Mapping[str, Sequence[Trial]],
   targets: np.ndarray,
   title: str,
   text: str,
   **facts,
 ) -> report.Page:
-  """As `conclude`, of one strategy whose trials predict targets (N,) or (N, T).
+  """As `conclude`, of trials that predict targets (N,) or (N, T).
 
   It reports the mean absolute error, in the targets' unit, and R squared, the mean
   over targets.
   """
-  found = [scores.regression(t.logits, targets) for t in trials]
-  figures = {metric: [f[metric] for f in found] for metric in ('mae', 'r2')}
-  figures['seconds'] = float(np.mean([t.seconds for t in trials]))
-  means = {metric: float(np.mean(figures[metric])) for metric in ('mae', 'r2')}
-  row = {'strategy': name, **{k: f'{v:.3f}' for k, v in means.items()}}
-  rows = [{**row, 'seconds': f'{figures["seconds"]:.1f}'}]
+  strategies, rows, pictures = {}, [], {}
+  for name, seeds in trials.items():
+    found = [scores.regression(t.logits, targets) for t in seeds]
+    figures = {metric: [f[metric] for f in found] for metric in ('mae', 'r2')}
+    ddof = min(1, len(found) - 1)
+    spreads = {
+      metric: f'{np.mean(values):.3f} ± {np.std(values, ddof=ddof):.3f}'
+      for metric, values in figures.items()
+    }
+    seconds = float(np.mean([t.seconds for t in seeds]))
+    strategies[name] = {**figures, 'seconds': seconds}
+    label = name.replace('_', ' ')
+    rows.append({'strategy': label, **spreads, 'seconds': f'{seconds:.1f}'})
+    first = seeds[0].logits
+    pictures[f'Predictions of {label}'] = report.parity(
+      targets.reshape(first.shape), first
+    )
   report.print_table(rows, title)
-  run.write_result({**facts, **means, 'strategies': {name: figures}})
+  if len(strategies) == 1:
+    facts |= {metric: float(np.mean(figures[metric])) for metric in ('mae', 'r2')}
+  run.write_result({**facts, 'strategies': strategies})
   print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
   page = report.Page(run.folder / 'report.html', title, text)
-  page.table('Results', rows, 'Means over seeds: absolute error, R squared.')
-  first = trials[0].logits
-  plot = report.parity(targets.reshape(first.shape), first)
-  page.figure('Predictions', plot, 'First seed.')
-  _add_curves(page, {name: [t.records for t in trials]}, 'validation_r2')
+  about = 'Mean and standard deviation over seeds: absolute error, R squared.'
+  page.table('Results', rows, about)
+  for name, plot in pictures.items():
+    page.figure(name, plot, 'First seed.')
+  records = {name: [t.records for t in seeds] for name, seeds in trials.items()}
+  _add_curves(page, records, 'validation_r2')
   return page
 
 

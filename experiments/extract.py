@@ -90,7 +90,7 @@ def extract(flags: Flags) -> None:
     page = cli.conclude(run, {flags.head: trials}, **facts)
   else:
     targets = parts[name].labels
-    page = cli.conclude_regression(run, flags.head, trials, targets, **facts)
+    page = cli.conclude_regression(run, {flags.head: trials}, targets, **facts)
   page.save()
 
 

@@ -143,7 +143,7 @@ class Trial(NamedTuple):
     state: the last state; None of what was not trained.
     records: see `fit`.
     logits: (N, K), of the examples that the trial is judged on.
-    accuracy: on them, once, at the end.
+    accuracy: on them, once, at the end; of a regression nan.
   """
 
   state: TrainState | None
@@ -171,28 +171,31 @@ def trial(
 ) -> Trial:
   """Initialises, fits and judges a method with one seed.
 
-  The 'validation' split gives the curve; the 'test' split, where there is one, the
-  final accuracy. No choice is made by either.
+  The 'validation' split gives the curve, of a regression that of R squared; the 'test'
+  split, where there is one, the final accuracy. No choice is made by either.
   """
-  logits = predictor(method)
+  logits, validation = predictor(method), splits['validation']
 
-  def accuracy(state, split):
-    return scores.accuracy(logits(state, split.images), split.labels)
+  def evaluate(state):
+    outputs, labels = logits(state, validation.images), validation.labels
+    if validation.classes:
+      return {'validation_accuracy': scores.accuracy(outputs, labels)}
+    return {'validation_r2': scores.regression(outputs, labels)['r2']}
 
-  validation = splits['validation']
   state, records = fit(
     method,
     method.init(jax.random.key(seed), variables, batches(0)),
     batches,
     steps,
-    evaluate=lambda state: {'validation_accuracy': accuracy(state, validation)},
+    evaluate=evaluate,
     every=every,
     run=run,
     name=f'{name}-{seed}',
   )
   judged = splits.get('test', validation)
   outputs = logits(state, judged.images)
-  return Trial(state, records, outputs, scores.accuracy(outputs, judged.labels))
+  accuracy = scores.accuracy(outputs, judged.labels) if judged.classes else math.nan
+  return Trial(state, records, outputs, accuracy)
 
 
 def trials_at_once(

@@ -215,3 +215,16 @@ def test_an_unreadable_image_is_named_as_it_is_used(lazy):
   ) as ahead:
     with pytest.raises(InputError, match='here, row 6: cannot be read as an image'):
       list(ahead)
+
+
+def test_merged_sources_say_their_domain(domains):
+  one, two = (
+    batches.stream(domains[name]['train'], 8, seed=3) for name in ('digits', 'digits-m')
+  )
+  assert batches.merge(one) is one
+  batch = batches.merge(one, two)(5)
+  np.testing.assert_array_equal(batch['domain'], [0] * 8 + [1] * 8)
+  assert batch['domain'].dtype == np.int32
+  for name in ('image', 'label'):
+    wanted = np.concatenate([one(5)[name], two(5)[name]])
+    np.testing.assert_array_equal(batch[name], wanted)

@@ -280,7 +280,7 @@ def test_extract_of_a_regression(launch, pets, squeezenet, tmp_path):
   r2 = 1 - np.sum((predicted - test.labels) ** 2) / spread
   np.testing.assert_allclose(result['r2'], r2, rtol=1e-3)
   assert r2 > 0.5
-  _check_page(out / 'report.html', ['ridge'], ['Predictions'])
+  _check_page(out / 'report.html', ['ridge'], ['Predictions of ridge'])
 
 
 def test_adapt(launch, pets, tmp_path, trials):

@@ -12,6 +12,7 @@ import optax
 
 from tljax import adaptation, optimizers
 from tljax.adaptation import adversarial
+from tljax.adaptation.alignment import TaskLoss
 from tljax.errors import InputError
 from tljax.method import Method
 
@@ -75,6 +76,8 @@ def build(
   optimizer: optax.GradientTransformation,
   steps: int,
   strength: float | None = None,
+  task_loss: TaskLoss | None = None,
+  domains: int = 1,
   library: bool = False,
 ) -> Method:
   """Returns the method `name`, or a sum of methods, for a run of so many steps.
@@ -85,24 +88,34 @@ def build(
     optimizer: moves all parameters.
     steps: of the run.
     strength: peak of the method's strength; see `options`.
+    task_loss: of a regression.
+    domains: of the source.
     library: whether to take the options that `LIBRARY` has.
   """
   parts = name.split('+')
-  given = {part: options(part, steps, strength) for part in parts}
+  given = {p: options(p, steps, strength, task_loss, domains) for p in parts}
   for part in parts if library else ():
     given[part] |= LIBRARY.get(part, Settings()).options
   given = given[name] if len(parts) == 1 else given
   return adaptation.create(name, model, optimizer, **given)
 
 
-def options(name: str, steps: int, strength: float | None) -> dict:
+def options(
+  name: str,
+  steps: int,
+  strength: float | None,
+  task_loss: TaskLoss | None = None,
+  domains: int = 1,
+) -> dict:
   """What a method, or a part of a sum, is given for a run of so many steps.
 
   That is its own strength where it is a number, else a ramp to the end of its schedule
-  or to `strength`; and half of the steps for the first of two phases.
+  or to `strength`; half of the steps for the first of two phases; the number of domains
+  and the loss of a regression.
 
   Raises:
-    InputError: there is no such method, or it has no strength to set.
+    InputError: there is no such method, it has no strength to set, or it tells classes
+      apart and there is a loss of a regression.
   """
   defaults, given = adaptation.defaults(name), {}
   own = defaults.get('strength')
@@ -111,6 +124,16 @@ def options(name: str, steps: int, strength: float | None) -> dict:
   if strength is not None or callable(own):
     peak = own(math.inf) if strength is None else strength
     given['strength'] = adversarial.ramp(steps, peak=float(peak))
+  if 'domains' in defaults:
+    given['domains'] = domains
   if 'source_steps' in defaults:
     given['source_steps'] = steps // 2
+  if task_loss is not None:
+    if 'task_loss' not in defaults:
+      able = [m for m in adaptation.names() if 'task_loss' in adaptation.defaults(m)]
+      raise InputError(
+        f'--method {name} tells classes apart and the sets have targets of a '
+        f'regression; choose one of {", ".join(able)}'
+      )
+    given['task_loss'] = task_loss
   return given

@@ -194,6 +194,29 @@ def stack(streams: Sequence[Stream]) -> Stream:
   return Stream(lambda step: together([s.read(step) for s in streams]), finish, workers)
 
 
+def merge(*sources: Stream) -> Stream:
+  """Returns the batches of several sources as one, whose 'domain' tells them apart.
+
+  It is (N,) int32 and counts the sources. A single source stays as it is.
+  """
+  if len(sources) == 1:
+    return sources[0]
+
+  def read(step):
+    return [source.read(step) for source in sources]
+
+  @jax.jit
+  def finish(parts, step):
+    pairs = zip(sources, parts, strict=True)
+    parts = [source.finish(part, step) for source, part in pairs]
+    sizes = [len(part['label']) for part in parts]
+    domain = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
+    merged = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+    return {**merged, 'domain': jnp.asarray(domain)}
+
+  return Stream(read, finish, max(source.workers for source in sources))
+
+
 def read_ahead(stream: Stream, start: int, stop: int) -> Iterator[Batch]:
   """Yields `stream.read(step)` of the steps in turn, and reads on in the background."""
   dataset = grain.MapDataset.range(start, stop).map(stream.read)

@@ -89,7 +89,17 @@ def stratified(
 
 
 def check_same_classes(source: Dataset, target: Dataset) -> None:
-  """Raises InputError, and names a class, unless both sets have the same classes."""
+  """Raises InputError, and names a class, unless both sets have the same classes.
+
+  Rows must have as many features, and a regression as many targets, likewise.
+  """
+  for name in ('images', 'labels'):
+    shapes = [getattr(dataset, name).shape[1:] for dataset in (source, target)]
+    if shapes[0] != shapes[1]:
+      raise InputError(
+        f'examples have {name} of shape {shapes[0]} in the source and {shapes[1]} in '
+        'the target; both domains need the same columns'
+      )
   lone = sorted(set(source.classes) ^ set(target.classes))
   if lone:
     where = 'source' if lone[0] in source.classes else 'target'

@@ -108,6 +108,24 @@ class DropoutLinear(nn.Module):
     return nn.Dense(self.num_classes, name='classifier')(x.astype(jnp.float32))
 
 
+class Rescaled(nn.Module):
+  """A head of a regression that predicts (y - mean) / std within, and gives y.
+
+  Attributes:
+    head: `(outputs, train) -> (N, T)`.
+    mean, std: of the T targets in training.
+  """
+
+  head: nn.Module
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  def __call__(self, outputs, train=False):
+    standard = self.head(outputs, train=train)
+    mean, std = (jnp.asarray(x, standard.dtype)[None] for x in (self.mean, self.std))
+    return standard * std + mean
+
+
 class FlattenMLP(nn.Module):
   """Flatten, dense layers with ReLU and dropout, then a linear layer.
 
