@@ -10,7 +10,7 @@ import dataclasses
 
 import jax
 
-from experiments import cli
+from experiments import cli, settings
 from tljax.data import batches
 from tljax.data.dataset import Dataset, check_same_classes
 from tljax.method import Method
@@ -18,7 +18,7 @@ from tljax.train import Plan, compare
 
 
 @dataclasses.dataclass(kw_only=True)
-class Flags(cli.AdaptationFlags):
+class Flags(settings.Flags):
   """Adapts a network from labelled sources to an unlabelled target."""
 
   source: tuple[str, ...]
@@ -32,8 +32,6 @@ class Flags(cli.AdaptationFlags):
   strength: float | None = None
   """Peak of the method's strength, to which it ramps up over the run; by default the
   method's own, ramped where the method's own is."""
-  balanced: bool = False
-  """Source batches hold every class alike."""
 
   def methods(self, count: int, steps: int, *sources: Dataset) -> dict[str, Method]:
     """By strategy, what is trained: of `count` classes, or targets of a regression."""
@@ -41,7 +39,7 @@ class Flags(cli.AdaptationFlags):
     if sources:
       model, loss = cli.of_examples(model, *sources)
     options = {'task_loss': loss, 'domains': len(self.source)}
-    names = ('source_only', self.method)
+    names = (*self.baselines, self.method)
     return self.adaptation(names, model, steps, self.strength, **options)
 
 
@@ -59,15 +57,10 @@ def adapt(flags: Flags) -> None:
   variables = flags.load_backbone()
   plans = {}
   for seed in flags.seed_range():
-    streams = [flags.stream(s, seed, balanced=flags.balanced) for s in sources]
-    on_source = batches.merge(*streams)
-    on_target = flags.stream(target['train'], seed)
-    plans[seed] = {
-      'source_only': Plan(methods['source_only'], on_source, variables),
-      flags.method: Plan(
-        methods[flags.method], batches.pair(on_source, on_target), variables
-      ),
-    }
+    plans[seed] = {}
+    for name, method in methods.items():
+      stream = flags.batches_for(name, method, sources, target['train'], seed)
+      plans[seed][name] = Plan(method, stream, variables)
   # A method may refuse the model: rather now than after training on the source.
   plan = plans[flags.seed][flags.method]
   jax.eval_shape(plan.method.init, jax.random.key(0), plan.start, plan.batches(0))

@@ -17,15 +17,13 @@ import optax
 import tyro
 
 from tljax import data, losses, models, report, weights
-from tljax.adaptation import presets
 from tljax.data import augment, batches, randaugment
 from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
-from tljax.finetuning import plain
 from tljax.finetuning.co_tuning import learn_relationship
 from tljax.measures import scores
-from tljax.method import Method, Variables
+from tljax.method import Variables
 from tljax.models import mlp
 from tljax.models.base import Rescaled
 from tljax.run import Run
@@ -206,44 +204,6 @@ class TrainingFlags(ModelFlags):
   def crops(self) -> bool:
     """Whether the augmentation begins with a random resized crop."""
     return self.augment in ('crop', 'randaugment')
-
-
-BASELINES = ('source_only', 'oracle')  # which see the source alone, the target alone
-
-
-@dataclasses.dataclass(kw_only=True)
-class AdaptationFlags(TrainingFlags):
-  """Flags of the scripts that adapt to a target."""
-
-  augment: Augment = 'none'
-  library: bool = False
-  """The settings of Transfer-Learning-Library's tables: SGD, rates, options."""
-
-  def adaptation(
-    self,
-    names: Sequence[str],
-    model: nn.Module,
-    steps: int,
-    strength: float | None = None,
-    task_loss: Callable | None = None,
-    domains: int = 1,
-  ) -> dict[str, Method]:
-    """Returns by name methods of adaptation and baselines; see `presets.build`."""
-    pretrained = self.weights and isinstance(model, models.Classifier)
-    methods = {}
-    for name in names:
-      optimizer = self.load_optimizer(steps)
-      if self.library:
-        factor = 0.1 if pretrained else 1.0
-        optimizer = presets.library_optimizer(name, steps, factor)
-      methods[name] = (
-        plain.method(model, optimizer, loss=task_loss)
-        if name in BASELINES
-        else presets.build(
-          name, model, optimizer, steps, strength, task_loss, domains, self.library
-        )
-      )
-    return methods
 
 
 def of_examples(

@@ -11,7 +11,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 
-from experiments import cli
+from experiments import cli, settings
 from tljax.data import batches
 from tljax.data.dataset import check_same_classes
 from tljax.errors import InputError
@@ -22,13 +22,13 @@ from tljax.train import Trial, trial, trials_at_once
 
 
 @dataclasses.dataclass(kw_only=True)
-class Flags(cli.AdaptationFlags):
+class Flags(settings.Flags):
   """Compares methods of domain adaptation over pairs of domains and seeds."""
 
   domains: tuple[str, ...]
   """Sets of the same classes; every ordered pair is a task."""
   methods: tuple[str, ...]
-  """Methods of adaptation, beside source only and the oracle."""
+  """Methods of adaptation, beside the baselines and the oracle."""
   frozen: bool = False
   """Adapt a small network on the features of the frozen one, in seconds a run."""
   seeds: int = 5
@@ -50,16 +50,15 @@ def compare(flags: Flags) -> None:
   start, model = backbone, flags.build_model(len(first.classes))
   if first.images.ndim == 2:
     start, model = None, Bottleneck(Linear(len(first.classes)))
-  methods = flags.adaptation((*cli.BASELINES, *flags.methods), model, steps)
+  methods = flags.adaptation((*flags.baselines, 'oracle', *flags.methods), model, steps)
   run = flags.open_run(without=('domains', 'methods', 'seeds'))
   tasks = {f'{a} to {b}': (a, b) for a, b in itertools.permutations(domains, 2)}
   for (task, pair), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
     streams = {}
     for seed in (s for s in done if not run.records(done[s])):
-      both = [flags.stream(domains[k]['train'], seed) for k in pair]
-      alone = dict(zip(cli.BASELINES, both, strict=True))
-      streams[seed] = alone.get(name) or batches.pair(*both)
+      source, target = (domains[k]['train'] for k in pair)
+      streams[seed] = flags.batches_for(name, methods[name], [source], target, seed)
     for seed, one in train(methods[name], streams, steps, domains[pair[1]], start):
       run.log(done[seed], {'accuracy': one.accuracy, 'seconds': one.seconds})
       print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from tljax import losses
+from tljax.models.base import Classifier, Linear, Spec
 
 
 class Points(nn.Module):
@@ -22,6 +23,20 @@ class Points(nn.Module):
 def points():
   """The network: 'features' (N, 6), 'logits' (N, 3)."""
   return Points()
+
+
+class Hidden(nn.Module):
+  """One hidden layer of six."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    return {'features': nn.tanh(nn.Dense(6, name='hidden')(x))}
+
+
+@pytest.fixture(scope='session')
+def headed_points():
+  """The network of `points` with a head that can be replaced, or applied alone."""
+  return Classifier(Hidden(), Linear(3), Spec(0, 0, (0.0,), (1.0,), (), 6))
 
 
 class NormedPoints(nn.Module):

@@ -48,6 +48,29 @@ def test_loss_is_source_cross_entropy_plus_the_term_in_one_forward_pass(
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+def test_labelled_examples_of_the_target_count_as_those_of_the_source(
+  points, points_batch
+):
+  few = {'image': points_batch['target']['image'][:3], 'label': np.int32([2, 0, 1])}
+  source = points_batch['source']
+  method = align(points, optax.sgd(0.1), gap, strength=2.0)
+  state = method.init(jax.random.key(0), None, points_batch)
+  _, metrics = method.step(state, {**points_batch, 'labelled': few})
+  losses = []
+  for part in (source, few):
+    logits = np.asarray(points.apply(state.variables, part['image'])['logits'])
+    odds = np.exp(logits)
+    p = odds / odds.sum(1, keepdims=True)
+    losses += [-np.log(row[k]) for row, k in zip(p, part['label'], strict=True)]
+  np.testing.assert_allclose(metrics['task_loss'], np.mean(losses), rtol=1e-5)
+  # The term is of the source and the unlabelled target as before.
+  _, without = method.step(state, points_batch)
+  np.testing.assert_allclose(
+    metrics['alignment_loss'], without['alignment_loss'], rtol=1e-5
+  )
+  assert metrics['task_loss'] != without['task_loss']
+
+
 def test_a_strong_term_closes_the_gap(model, family_batches):
   batch = family_batches['adaptation'](0)
   distances = {}

@@ -78,9 +78,9 @@ def test_what_one_part_holds_fixed_stays(points, points_batch, raw, name):
   assert same == {'random_map'}
 
 
-def test_most_methods_add(points):
+def test_most_methods_add(model):
   def aligned(name):
-    return isinstance(adaptation.create(name, points, optax.sgd(0.1)), Aligned)
+    return isinstance(adaptation.create(name, model, optax.sgd(0.1)), Aligned)
 
   alone = {
     'adabn',
@@ -92,9 +92,20 @@ def test_most_methods_add(points):
     'tent',
     'wdgrl',
   }
-  points = points.clone()
-  object.__setattr__(points, 'head', None)  # MDD and others draw another like it
   assert {name for name in adaptation.names() if not aligned(name)} == alone
+
+
+@pytest.mark.parametrize('name', ['mme+mcc', 'mcc+mme'])
+def test_the_sum_has_the_head_that_one_part_wants(model, family_batches, name):
+  batch = family_batches['adaptation'](0)
+  method = adaptation.create(name, model, optax.sgd(0.1))
+  state = method.init(jax.random.key(0), None, batch)
+  assert state.params['head']['classifier'].keys() == {'kernel'}
+  images = batch['target']['image']
+  features = model.apply(state.variables, images, method='embed')['features']
+  unit = features / np.linalg.norm(features, axis=1)[:, None]
+  wanted = unit @ state.params['head']['classifier']['kernel'] / 0.05
+  np.testing.assert_allclose(method.predict(state, images), wanted, rtol=1e-4)
 
 
 def test_what_cannot_be_added_is_named(points, points_batch):

@@ -103,6 +103,24 @@ def test_pair_drops_the_targets_labels(numbered):
   np.testing.assert_array_equal(batch['target']['image'], target(2)['image'])
 
 
+def test_a_third_stream_keeps_its_labels(numbered):
+  source, target, few = (batches.stream(numbered, 4, seed) for seed in (0, 1, 2))
+  batch = batches.pair(source, target, few)(2)
+  assert list(batch) == ['source', 'target', 'labelled']
+  assert list(batch['target']) == ['image']
+  for name, stream in (('source', source), ('labelled', few)):
+    np.testing.assert_array_equal(batch[name]['label'], stream(2)['label'])
+    np.testing.assert_array_equal(batch[name]['image'], stream(2)['image'])
+
+
+def test_joined_batches_follow_each_other(numbered):
+  both = [batches.stream(numbered, size, seed) for size, seed in ((4, 0), (3, 1))]
+  joined = batches.join(*both)(2)
+  for name in ('image', 'label'):
+    wanted = np.concatenate([stream(2)[name] for stream in both])
+    np.testing.assert_array_equal(joined[name], wanted)
+
+
 @pytest.mark.parametrize('balanced', [False, True])
 def test_processes_read_their_shares_of_the_same_batches(numbered, balanced):
   whole, *parts = (

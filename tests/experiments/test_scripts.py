@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   '__init__',
   'cli',
+  'settings',
   'trained',
 }
 CNN = ('--model', 'cnn', '--batch-size', 4)
@@ -316,6 +317,16 @@ def test_adapt_by_a_sum(launch, pets, tmp_path):
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
   assert list(result['strategies']) == ['source_only', 'cdan+mcc']
+
+
+def test_adapt_with_a_few_labels_of_the_target(launch, pets, tmp_path):
+  out, domain = tmp_path / 'run', f'folder:{pets}'
+  flags = ('--source', domain, '--target', domain, '--image-size', 8, *CNN)
+  flags += ('--epochs', 1, '--seeds', 1, '--method', 'mme', '--target-shots', 2)
+  ended = launch('adapt', *flags, '--out', out)
+  assert ended.status == 0, ended.err
+  strategies = ['source_only', 'source_and_target', 'mme']
+  check_run(out, strategies=strategies, seeds=[0], steps=3, pictures=PICTURES)
 
 
 def test_as_a_user_starts_it(pets, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from tljax import losses, models
 from tljax.errors import InputError
 from tljax.models import cnn
-from tljax.models.base import Classifier, Linear
+from tljax.models.base import Classifier, Cosine, Linear
 from tljax.weights import convert
 
 NAMES = models.names()
@@ -266,3 +266,19 @@ def test_cnn_uses_batch_statistics_in_training_only():
   same = jax.tree.map(np.array_equal, first(False, 4)[1], variables['batch_stats'])
   moved = jax.tree.map(np.array_equal, first(True, 4)[1], variables['batch_stats'])
   assert all(jax.tree.leaves(same)) and not any(jax.tree.leaves(moved))
+
+
+def test_the_cosine_head_written_out():
+  features = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+  head = Cosine(3, temperature=0.1)
+  variables = head.init(jax.random.key(0), {'features': features})
+  kernel = np.asarray(variables['params']['classifier']['kernel'])
+  logits = head.apply(variables, {'features': features})
+  wanted = [f @ kernel / (0.1 * math.sqrt(sum(f * f))) for f in features]
+  np.testing.assert_allclose(logits, wanted, rtol=1e-5)
+  # Only the direction counts; and features that are all 0 are nan nowhere.
+  np.testing.assert_allclose(
+    head.apply(variables, {'features': 7 * features}), logits, rtol=1e-5
+  )
+  gradient = jax.grad(lambda x: jnp.sum(head.apply(variables, {'features': x})))
+  assert np.all(np.isfinite(gradient(jnp.zeros((2, 4)))))

@@ -1,9 +1,11 @@
 """Domain adaptation: labelled source, unlabelled target. One file per method.
 
 Every step takes `{'source': {'image', 'label'}, 'target': {'image'}}`: a target label
-is not there to leak. Shared are `alignment.py` (a loss of both domains, and sums of
-such), `adversarial.py`, `phases.py` (first the source, then the target) and `pseudo.py`
-(pseudo-labels); `presets.py` fits schedules to the length of a run.
+is not there to leak. Methods that add a loss take 'labelled': {'image', 'label'} beside
+them, the few examples of the target whose labels are known. Shared are `alignment.py`
+(a loss of both domains, and sums of such), `adversarial.py`, `phases.py` (first the
+source, then the target) and `pseudo.py` (pseudo-labels); `presets.py` fits schedules to
+the length of a run.
 """
 
 import sys
@@ -42,8 +44,8 @@ def create(name: str, model, optimizer, **options) -> Method:
         f'method {part!r} does more than add a loss: it is no part of {name!r}; '
         'use it alone'
       )
-    optimizer = methods[-1].term.optimizer
-  return alignment.compose(model, methods)
+    model, optimizer = methods[-1].term.model, methods[-1].term.optimizer
+  return alignment.compose(methods)
 
 
 def defaults(name: str) -> dict:

@@ -38,6 +38,15 @@ def ramp(steps: int, *, gamma: float = 10.0, peak: float = 1.0) -> optax.Schedul
   return schedule
 
 
+def oppose_head(model, params, outputs, strength: jax.Array | float = 1.0) -> jax.Array:
+  """The head's logits (N, K), whose gradient to the outputs is times -strength.
+
+  So the head descends what the rest of the model ascends. It runs without dropout.
+  """
+  outputs = jax.tree.map(lambda x: reverse_gradient(x, strength), outputs)
+  return model.head.apply({'params': params['head']}, outputs)
+
+
 class Discriminator(nn.Module):
   """Two hidden ReLU layers and one logit: (N, D) features to (N,) logits."""
 

@@ -28,8 +28,9 @@ TaskLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Term(NamedTuple):
-  """What `align` was given, beside the model."""
+  """What `align` was given."""
 
+  model: Any
   optimizer: optax.GradientTransformation
   loss: Callable
   strength: optax.Schedule
@@ -57,7 +58,9 @@ def align(
   """Builds a method that minimises source cross-entropy plus an alignment loss.
 
   Both domains go through the model in ONE forward pass, so batch norm sees them as
-  one batch. A step takes `{'source': {'image', 'label'}, 'target': {'image'}}`.
+  one batch. A step takes `{'source': {'image', 'label'}, 'target': {'image'}}`, and
+  perhaps 'labelled': {'image', 'label'}, examples of the target; the cross-entropy is
+  then the mean over those and the source's (Saito et al., 2019, equation 1).
 
   Args:
     model: outputs by endpoint, among them 'logits'.
@@ -80,8 +83,12 @@ def align(
     source, target, model_state = both_domains(
       model, params, state, batch, rng, augment
     )
-    task = task_loss(source['logits'], batch['source']['label'])
-    source = {**source, 'label': batch['source']['label']}
+    logits, labels = source['logits'], batch['source']['label']
+    source = {**source, 'label': labels}
+    if 'labelled' in batch:
+      logits = jnp.concatenate([logits, target['labelled']['logits']])
+      labels = jnp.concatenate([labels, batch['labelled']['label']])
+    task = task_loss(logits, labels)
     weight = jax.tree.map(jnp.float32, schedule(state.step))  # a tuple's, of a sum
     alignment = alignment_loss(params, source, target, weight)
     strength = jax.tree.leaves(weight)[0]
@@ -90,21 +97,20 @@ def align(
 
   method = Aligned(init, gradient_step(loss_fn, optimizer), predict_with(model))
   method.term = Term(
-    optimizer, alignment_loss, schedule, init_params, augment, task_loss
+    model, optimizer, alignment_loss, schedule, init_params, augment, task_loss
   )
   return method
 
 
-def compose(model, methods: Sequence[Aligned]) -> Aligned:
+def compose(methods: Sequence[Aligned]) -> Aligned:
   """Builds the method that minimises source cross-entropy plus all alignment losses.
 
   Each keeps its strength; the 'strength' among the metrics, and the task loss, are the
   first's. They share one forward pass, and the strong view of the first that wants one.
 
   Args:
-    model: that of the methods.
-    methods: each built with the `term.optimizer` of the one before, which may hold
-      parameters of its loss fixed.
+    methods: each built with `term.model` and `term.optimizer` of the one before, which
+      may have another head, or hold parameters of its loss fixed.
 
   Raises:
     InputError: by `init`; two of them train parts of one name.
@@ -127,7 +133,7 @@ def compose(model, methods: Sequence[Aligned]) -> Aligned:
     return sum(term.loss(params, source, target, weight) for term, weight in pairs)
 
   return align(
-    model,
+    terms[-1].model,
     terms[-1].optimizer,
     loss,
     strength=lambda step: tuple(term.strength(step) for term in terms),
@@ -151,7 +157,8 @@ def both_domains(
     model: outputs by endpoint.
     params: of the model, and others.
     state: of the run.
-    batch: `{'source': {'image'}, 'target': {'image'}}`.
+    batch: `{'source': {'image'}, 'target': {'image'}}`, and perhaps 'labelled', whose
+      outputs are `target['labelled']`.
     rng: of this step.
     augment: with it, the target's strong view is in the batch too, and its outputs
       are `target['strong']`; it is drawn where the stream has none of that name.
@@ -160,22 +167,23 @@ def both_domains(
     The source's and the target's outputs by endpoint, float32 at least, as losses
     want them, and the updated mutable collections.
   """
-  views = [batch['source']['image'], batch['target']['image']]
+  names = [name for name in ('source', 'target', 'labelled') if name in batch]
+  views = {name: batch[name]['image'] for name in names}
   if augment is not None:
     rng, key = jax.random.split(rng)
-    views.append(strong_view(batch['target'], augment, key))
-  outputs, model_state = apply_train(model, params, state, jnp.concatenate(views), rng)
+    views['strong'] = strong_view(batch['target'], augment, key)
+  images = jnp.concatenate([*views.values()])
+  outputs, model_state = apply_train(model, params, state, images, rng)
   outputs = jax.tree.map(
     lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, outputs
   )
-  ends = np.cumsum([len(view) for view in views])
-  source, target, *strong = (
-    jax.tree.map(lambda x, a=end - len(view), b=end: x[a:b], outputs)
-    for view, end in zip(views, ends, strict=True)
-  )
-  if strong:
-    target = {**target, 'strong': strong[0]}
-  return source, target, model_state
+  ends = np.cumsum([len(view) for view in views.values()])
+  parts = {
+    name: jax.tree.map(lambda x, a=end - len(view), b=end: x[a:b], outputs)
+    for (name, view), end in zip(views.items(), ends, strict=True)
+  }
+  source, target = parts.pop('source'), parts.pop('target')
+  return source, {**target, **parts}, model_state
 
 
 def strong_view(target: Batch, augment: Augment, key: jax.Array) -> jax.Array:

@@ -155,25 +155,47 @@ def _order(size, seed, epoch):
   return np.random.default_rng([*seed, epoch]).permutation(size)
 
 
-def pair(source: Stream, target: Stream) -> Stream:
+def pair(source: Stream, target: Stream, labelled: Stream | None = None) -> Stream:
   """Returns `step -> {'source': ..., 'target': ...}` without the target's labels.
 
-  Either goes round at its own pace, however many examples the other has.
+  Each goes round at its own pace, however many examples the others have. `labelled`, a
+  few examples of the target with their labels, joins them under that name.
   """
-
-  def unlabelled(batch):
-    return {name: array for name, array in batch.items() if name != 'label'}
+  streams = {'source': source, 'target': target}
+  if labelled is not None:
+    streams['labelled'] = labelled
+  together = _together(streams)
 
   def read(step):
-    return {'source': source.read(step), 'target': unlabelled(target.read(step))}
+    batch = together.read(step)
+    batch['target'].pop('label', None)
+    return batch
+
+  return together._replace(read=read)
+
+
+def join(first: Stream, second: Stream) -> Stream:
+  """Returns `step -> {'image', 'label'}`, the batches of both, one after the other."""
+  together = _together({'first': first, 'second': second})
+
+  @jax.jit
+  def finish(batch, step):
+    parts = together.finish(batch, step)
+    return jax.tree.map(
+      lambda a, b: jnp.concatenate([a, b]), parts['first'], parts['second']
+    )
+
+  return together._replace(finish=finish)
+
+
+def _together(streams):
+  def read(step):
+    return {name: stream.read(step) for name, stream in streams.items()}
 
   def finish(batch, step):
-    return {
-      'source': source.finish(batch['source'], step),
-      'target': target.finish(batch['target'], step),
-    }
+    return {name: stream.finish(batch[name], step) for name, stream in streams.items()}
 
-  return Stream(read, finish, max(source.workers, target.workers))
+  return Stream(read, finish, max(stream.workers for stream in streams.values()))
 
 
 def stack(streams: Sequence[Stream]) -> Stream:

@@ -26,6 +26,10 @@ class WrappedModel:
     """The model's."""
     return self.model.head
 
+  def clone(self, **changes) -> 'WrappedModel':
+    """Returns the same of the changed model, such as one with another head."""
+    return dataclasses.replace(self, model=self.model.clone(**changes))
+
   def init(self, *args, **kwargs) -> Variables:
     """As the model's."""
     return self.model.init(*args, **kwargs)

@@ -20,6 +20,7 @@ import pkgutil
 
 from tljax.errors import InputError
 from tljax.models.base import Classifier as Classifier
+from tljax.models.base import Cosine as Cosine
 from tljax.models.base import Linear as Linear
 from tljax.models.base import Spec as Spec
 

@@ -96,6 +96,25 @@ class Linear(nn.Module):
     return dense(outputs['features'].astype(jnp.float32))
 
 
+class Cosine(nn.Module):
+  """Linear head without bias on features of unit length, over a temperature.
+
+  Logits are weights @ features / (|features| temperature) (Saito et al., 2019, 3.1).
+  """
+
+  num_classes: int
+  temperature: float = 0.05
+
+  @nn.compact
+  def __call__(self, outputs, train=False):
+    del train
+    features = outputs['features'].astype(jnp.float32)
+    square = jnp.sum(features**2, -1, keepdims=True)
+    unit = features * jax.lax.rsqrt(square + 1e-12)  # which is finite at 0 too
+    dense = nn.Dense(self.num_classes, use_bias=False, name='classifier')
+    return dense(unit) / self.temperature
+
+
 class DropoutLinear(nn.Module):
   """Dropout, then a linear head on the pooled features."""
 

@@ -1,0 +1,101 @@
+"""What the scripts that adapt share: their methods, and what each trains on."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import numpy as np
+
+from experiments import cli
+from tljax import models
+from tljax.adaptation import presets
+from tljax.adaptation.alignment import Aligned
+from tljax.data import batches
+from tljax.data.dataset import Dataset
+from tljax.errors import InputError
+from tljax.finetuning import plain
+from tljax.method import Method
+
+_BASELINES = ('source_only', 'source_and_target', 'oracle')
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags(cli.TrainingFlags):
+  """Flags of the scripts that adapt."""
+
+  augment: cli.Augment = 'none'
+  balanced: bool = False
+  """Source batches hold every class alike."""
+  target_shots: int = 0
+  """Labelled target images of each class, drawn by the seed from the training split."""
+  library: bool = False
+  """The settings of Transfer-Learning-Library's tables: SGD, rates, options."""
+
+  @property
+  def baselines(self) -> tuple[str, ...]:
+    """Strategies that train on labelled images alone, to show what a method adds."""
+    return ('source_only', *(('source_and_target',) if self.target_shots else ()))
+
+  def adaptation(
+    self,
+    names: Sequence[str],
+    model: nn.Module,
+    steps: int,
+    strength: float | None = None,
+    task_loss: Callable | None = None,
+    domains: int = 1,
+  ) -> dict[str, Method]:
+    """Returns by name methods of adaptation and baselines; see `presets.build`."""
+    pretrained = self.weights and isinstance(model, models.Classifier)
+    methods = {}
+    for name in names:
+      optimizer = self.load_optimizer(steps)
+      if self.library:
+        factor = 0.1 if pretrained else 1.0
+        optimizer = presets.library_optimizer(name, steps, factor)
+      methods[name] = (
+        plain.method(model, optimizer, loss=task_loss)
+        if name in _BASELINES
+        else presets.build(
+          name, model, optimizer, steps, strength, task_loss, domains, self.library
+        )
+      )
+    return methods
+
+  def batches_for(
+    self,
+    name: str,
+    method: Method,
+    sources: Sequence[Dataset],
+    target: Dataset,
+    seed: int,
+  ) -> batches.Stream:
+    """What a strategy trains on.
+
+    Of a few labelled images of the target, methods that add a loss have a stream of
+    their own; to others they are more of the source.
+
+    Args:
+      name: 'source_only', 'source_and_target', 'oracle', or of an adaptation.
+      method: the strategy's.
+      sources: training splits.
+      target: training split, of the same classes.
+      seed: fixes the order, and what is labelled.
+    """
+    streams = [self.stream(s, seed, balanced=self.balanced) for s in sources]
+    on_source = batches.merge(*streams)
+    on_target = self.stream(target, seed)
+    if name in ('source_only', 'oracle'):
+      return on_source if name == 'source_only' else on_target
+    if not self.target_shots:
+      return batches.pair(on_source, on_target)
+    if len(sources) > 1:
+      raise InputError('--target-shots: give one --source, not several')
+    few = target.shots(self.target_shots, seed)
+    # As many times over as fill a batch, so that each is seen equally often.
+    rows = np.tile(np.arange(len(few)), -(-self.batch_size // len(few)))
+    labelled = self.stream(few.take(rows), seed)
+    if isinstance(method, Aligned):
+      return batches.pair(on_source, on_target, labelled)
+    both = batches.join(on_source, labelled)
+    return both if name == 'source_and_target' else batches.pair(both, on_target)

@@ -1,0 +1,85 @@
+"""What each strategy is trained on, without training."""
+
+import numpy as np
+import optax
+import pytest
+
+from experiments import settings
+from tljax import adaptation
+from tljax.data.dataset import Dataset
+
+
+@pytest.fixture(scope='module')
+def source():
+  """Features that number the examples, of two classes; the target's count from 100."""
+  return numbered(0)
+
+
+@pytest.fixture(scope='module')
+def target():
+  return numbered(100)
+
+
+def numbered(first):
+  images = first + np.arange(20, dtype=np.float32)[:, None]
+  return Dataset(images, np.arange(20, dtype=np.int32) % 2, ('even', 'odd'))
+
+
+@pytest.fixture
+def stream(model, source, target, tmp_path):
+  """Returns `(name, **flags) -> batches` of the strategy or method of that name."""
+
+  def stream(name, **changes):
+    flags = settings.Flags(out=tmp_path, batch_size=8, **changes)
+    method = None
+    if name in adaptation.names():
+      method = adaptation.create(name, model, optax.sgd(0.1))
+    return flags.batches_for(name, method, source, target, seed=3)
+
+  return stream
+
+
+def numbers(stream, *names, steps=5):
+  """Which examples a stream shows, sorted."""
+  seen = []
+  for step in range(steps):
+    batch = stream(step)
+    for name in names:
+      batch = batch[name]
+    seen += batch['image'][:, 0].astype(int).tolist()
+  return sorted(seen)
+
+
+def test_without_labels_of_the_target(stream):
+  assert numbers(stream('source_only')) == sorted([*range(20)] * 2)
+  assert numbers(stream('oracle')) == sorted([*range(100, 120)] * 2)
+  for name in ('dann', 'adda'):
+    batches = stream(name)
+    assert numbers(batches, 'source') == sorted([*range(20)] * 2)
+    assert numbers(batches, 'target') == sorted([*range(100, 120)] * 2)
+    assert {k: list(v) for k, v in batches(0).items()} == {
+      'source': ['image', 'label'],
+      'target': ['image'],
+    }
+
+
+def test_a_few_labels_of_the_target(stream, target):
+  """Three a class, each as often as the others, whoever learns from them."""
+  batches = stream('dann', target_shots=3)
+  few = numbers(batches, 'labelled', steps=6)
+  assert len(few) == 48 and len(set(few)) == 6
+  assert set(np.bincount(few)) == {0, 8}
+  assert [sum(i % 2 == k for i in set(few)) for k in (0, 1)] == [3, 3]
+  one = batches(4)['labelled']
+  np.testing.assert_array_equal(one['image'][:, 0] % 2, one['label'])
+  assert set(few) == set(target.shots(3, seed=3).images[:, 0].astype(int))
+  assert 'label' not in batches(0)['target']
+  assert numbers(batches, 'source') == sorted([*range(20)] * 2)
+
+  # Methods that know no such stream, and the baseline, take them for the source's.
+  both = stream('source_and_target', target_shots=3)
+  wanted = sorted([*range(20)] * 6 + [*set(few)] * 20)
+  assert numbers(both, steps=15) == wanted
+  both = stream('adda', target_shots=3)
+  assert numbers(both, 'source', steps=15) == wanted
+  assert 'labelled' not in both(0) and 'label' not in both(0)['target']
