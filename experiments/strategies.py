@@ -19,9 +19,11 @@ from tljax.data import batches
 from tljax.data.dataset import Dataset
 from tljax.extraction import head, logistic
 from tljax.extraction.features import extract_splits
-from tljax.finetuning import labels, summary
+from tljax.finetuning import labels, strategy, summary
 from tljax.measures import scores
 from tljax.train import trial
+
+Splits = dict[str, Dataset]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -30,19 +32,20 @@ class Flags(finetune.Flags):
 
   data: tuple[str, ...]
   """Target sets: folder:PATH, ...; a wrong name lists all kinds."""
-  strategies: tuple[str, ...] = ('probe', 'lp_ft', 'partial', 'plain')
-  """'probe', logistic regression on frozen features; 'lp_ft', its head and then all is
-  tuned; 'partial', all but the lower half of the stages; or methods of fine-tuning."""
+  strategies: tuple[str, ...] = ('probe', 'lp_ft', 'partial', 'plain', 'chosen')
+  """'probe', logistic regression on frozen features; 'lp_ft', its head, then all is
+  tuned; 'partial', the upper half of the stages; 'bitfit', biases and norms; methods
+  of fine-tuning; 'chosen', what the training examples call for, by their number."""
   few: tuple[int, ...] = (0,)
   """Labelled training images of each class; 0 are all."""
-  min_steps: int = 100
+  min_steps: int = 60
   """Steps of a training, however few its examples and --epochs are."""
   weights: str
   """Pretrained weights: a file, or a tag of the zoo."""
   augment: cli.Augment = 'none'
+  epochs: int = 3
   learning_rate: float = 1e-3
   backbone_rate: float = 0.1
-  seeds: int = 5
 
 
 def strategies(flags: Flags) -> None:
@@ -55,60 +58,59 @@ def strategies(flags: Flags) -> None:
   ):
     if run.records(done := f'{task}, {name}-{seed}'):
       continue
-    few = [sets[key], extracted(key)] if name in ('probe', 'lp_ft') else [sets[key]]
-    if count:
-      few = [{**s, 'train': s['train'].shots(count, seed)} for s in few]
-    run.log(done, judged := judge(flags, name, seed, *few))
-    print(f'{done}: {judged["accuracy"]:.3f}', file=sys.stderr)
+    both = [sets[key], extracted(key)]
+    both = [{**s, 'train': s['train'].shots(count, seed)} if count else s for s in both]
+    facts = choose(both[1]['train']) if name == 'chosen' else {'used': name}
+    known = run.records(f'{task}, {facts["used"]}-{seed}')
+    judged = known[0] if known else judge(flags, facts['used'], seed, *both)
+    run.log(done, judged | facts)
+    print(f'{done}: {judged["accuracy"]:.3f}', facts.get('reason', ''), file=sys.stderr)
   cli.conclude_grid(run, tasks, flags.strategies, flags.seed_range(), flags.model)
 
 
-def extract(flags: Flags, splits: dict[str, Dataset]) -> dict[str, Dataset]:
+def extract(flags: Flags, splits: Splits) -> Splits:
   """The features of the frozen network, of the splits that train and judge."""
   parts = {'train': splits['train'], 'test': splits.get('test', splits['validation'])}
   return extract_splits(flags.build_model(2), flags.load_backbone(), parts)
 
 
-def judge(
-  flags: Flags,
-  name: str,
-  seed: int,
-  splits: dict[str, Dataset],
-  features: dict[str, Dataset] | None = None,
-) -> dict:
-  """Returns the test accuracy, seconds, parameters trained and a step's bytes."""
+def choose(features: Dataset) -> dict[str, str]:
+  """Which strategy to use, by the training examples alone, and the reason."""
+  evidence = strategy.measure(features.images, features.labels, len(features.classes))
+  found = strategy.choose(evidence)
+  return {'used': found.name.replace('full', 'plain'), 'reason': found.reason}
+
+
+def judge(flags: Flags, name: str, seed: int, splits: Splits, features: Splits) -> dict:
+  """Returns the test accuracy, the seconds of training, and what it takes."""
   training, count = splits['train'], len(splits['train'].classes)
-  backbone = flags.load_backbone()
-  if features:
+  model, start = flags.build_model(count), flags.load_backbone()
+  if name in ('probe', 'lp_ft'):
     began = time.perf_counter()
     probe = logistic.fit(features['train'].images, training.labels, count)
     seconds = time.perf_counter() - began
-    _, backbone = head.join(flags.build_model(count), backbone, probe)
     if name == 'probe':
-      logits, test = probe.logits(features['test'].images), features['test']
-      trained = sum(p.size for p in jax.tree.leaves(probe.variables))
-      accuracy = scores.accuracy(logits, test.labels)
+      test, trained = features['test'], probe.variables
+      accuracy = scores.accuracy(probe.logits(test.images), test.labels)
+      trained = sum(leaf.size for leaf in jax.tree.leaves(trained))
       return {'accuracy': accuracy, 'seconds': seconds, 'trained': trained}
-  size = min(flags.batch_size, len(training))
+    _, start = head.join(model, start, probe)
+  half = model.spec.stages[len(model.spec.stages) // 2]
+  rules = {'partial': labels.up_to(model.spec, half), 'bitfit': 'backbone/.*/kernel'}
+  own = {'method': 'plain' if name in ('lp_ft', *rules) else name}
+  own |= {'freeze': (rules[name],)} if name in rules else {}
+  own['batch_size'] = size = min(flags.batch_size, len(training))
+  one = dataclasses.replace(flags, **own)
   steps = max(flags.min_steps, batches.steps_for(training, flags.epochs, size))
-  one = dataclasses.replace(flags, batch_size=size, method=name)
-  if name in ('lp_ft', 'partial'):
-    one = dataclasses.replace(one, method='plain')
-  if name == 'partial':
-    spec = flags.build_model(count).spec
-    half = labels.up_to(spec, spec.stages[len(spec.stages) // 2])
-    one = dataclasses.replace(one, freeze=(half,))
   (method,) = one.methods(count, steps, training, splits['validation']).values()
-  stream = one.stream(training, seed)
-  ended = trial(
-    method, stream, steps, splits, seed=seed, variables=backbone, name=name, every=steps
-  )
-  state = summary.abstract_state(method, backbone, stream(0))
-  moved = summary.groups(state, one.optimizer(steps, flags.build_model(count).spec))
+  stream, options = one.stream(training, seed), {'name': name, 'every': steps}
+  ended = trial(method, stream, steps, splits, seed=seed, variables=start, **options)
+  state = summary.abstract_state(method, start, stream(0))
+  groups = summary.groups(state, one.optimizer(steps, model.spec)).values()
   return {
     'accuracy': ended.accuracy,
     'seconds': ended.seconds,
-    'trained': sum(group.trained for group in moved.values()),
+    'trained': sum(group.trained for group in groups),
     'memory': sum(summary.memory(method, state, stream(0)).values()),
   }
 

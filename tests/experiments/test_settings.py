@@ -34,7 +34,7 @@ def stream(model, source, target, tmp_path):
     method = None
     if name in adaptation.names():
       method = adaptation.create(name, model, optax.sgd(0.1))
-    return flags.batches_for(name, method, source, target, seed=3)
+    return flags.batches_for(name, method, [source], target, seed=3)
 
   return stream
 

@@ -8,7 +8,7 @@ from tljax import models
 from tljax.run import Run
 
 pytestmark = pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
-NAMES = ('probe', 'partial')
+NAMES = ('probe', 'partial', 'bitfit', 'chosen')
 
 
 def test_a_grid(launch, pets, squeezenet, tmp_path):
@@ -24,11 +24,16 @@ def test_a_grid(launch, pets, squeezenet, tmp_path):
   # Cats are dark, dogs are bright: their features tell.
   assert result['probe']['pets, all']['accuracy_mean'] >= 0.75
   records = {r['run']: r for r in Run(out).records()}
-  assert len(records) == 2
+  assert len(records) == len(NAMES)
   trained = {name: records[f'pets, all, {name}-0']['trained'] for name in NAMES}
   assert trained['probe'] == 2 * (512 + 1)
   whole = models.spec('squeezenet1_1').parameters - 513 * (1000 - 2)
   assert trained['probe'] < trained['partial'] < whole
+  assert trained['probe'] < trained['bitfit'] < 0.05 * whole
+  # Six examples of a class that frozen features tell apart want no more than a head.
+  chosen = records['pets, all, chosen-0']
+  assert chosen['used'] == 'probe' and '6 examples of a class' in chosen['reason']
+  assert chosen['accuracy'] == records['pets, all, probe-0']['accuracy']
   page = (out / 'report.html').read_text()
   assert all(name in page and name in ended.out for name in NAMES)
 

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from sklearn.datasets import make_blobs
+
+from tljax.errors import InputError
+from tljax.finetuning import strategy
+from tljax.finetuning.strategy import Evidence
+
+
+def blobs(examples, classes, spread, seed=0):
+  centers = 10 * np.eye(classes, 16)
+  points, labels = make_blobs(examples, centers=centers, cluster_std=spread)
+  return np.float32(points), labels
+
+
+@pytest.mark.parametrize(('spread', 'accuracy'), [(0.5, 1.0), (1e4, 0.25)])
+def test_the_probe_judges_examples_that_it_has_not_seen(spread, accuracy):
+  """In 16 dimensions 40 points can be told apart if they were learned by heart."""
+  found = strategy.measure(*blobs(40, 4, spread), 4)
+  assert (found.examples, found.classes) == (40, 4)
+  assert found.accuracy == pytest.approx(accuracy, abs=0.25)
+  assert found.skill == pytest.approx((accuracy - 0.25) / 0.75, abs=0.35)
+
+
+def test_the_separation_is_the_share_of_the_variance_between_classes():
+  points, labels = blobs(60, 3, 5.0)
+  means = np.stack([points[labels == k].mean(0) for k in range(3)])[labels]
+  between = ((means - points.mean(0)) ** 2).sum()
+  wanted = between / ((points - points.mean(0)) ** 2).sum()
+  found = strategy.measure(points, labels, 3)
+  assert found.separation == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_large_set_is_measured_on_a_part_of_it():
+  found = strategy.measure(*blobs(5000, 4, 0.5), 4)
+  assert found.examples == 5000 and found.accuracy == 1
+
+
+def test_a_class_of_one_example():
+  with pytest.raises(InputError, match='class 1 has 1 training examples'):
+    strategy.measure(np.eye(3, dtype=np.float32), np.array([0, 0, 1]), 2)
+
+
+def chosen(examples, classes=4, accuracy=0.8, **options):
+  evidence = Evidence(examples, classes, accuracy, 0.2, image_seconds=0.01)
+  return strategy.choose(evidence, **options)
+
+
+@pytest.mark.parametrize(
+  ('examples', 'accuracy', 'name'),
+  [
+    (20, 0.8, 'probe'),
+    (20, 0.3, 'partial'),  # frozen features do not serve
+    (80, 0.8, 'partial'),
+    (800, 0.8, 'full'),
+    (800, 0.3, 'full'),
+  ],
+)
+def test_the_choice(examples, accuracy, name):
+  found = chosen(examples, accuracy=accuracy)
+  assert found.name == name
+  assert found.augment == ('none' if name == 'probe' else 'flip')
+  assert f'{examples // 4} examples of a class' in found.reason
+  assert f'{accuracy:.0%}' in found.reason and found.reason.count('. ') == 1
+
+
+def test_the_steps_grow_with_the_set_within_limits():
+  steps = [chosen(examples).steps for examples in (20, 3200, 10**7)]
+  assert steps == [60, 300, 10_000]
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'name'), [(400, 'full'), (300, 'partial'), (100, 'probe'), (0, 'probe')]
+)
+def test_the_budget(seconds, name):
+  """300 steps of 32 examples, of which all forward passes take 96 seconds."""
+  found = chosen(3200, seconds=seconds)
+  assert found.name == name
+  if name != 'full':
+    assert (
+      f"'full' would take about 336 seconds, more than the {seconds}" in found.reason
+    )

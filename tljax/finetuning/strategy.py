@@ -1,0 +1,154 @@
+"""How much of a pretrained network to tune, by the target set's size and similarity."""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tljax.errors import InputError
+
+_FOLDS, _MEASURED = 5, 2000  # of the examples, to measure similarity by
+_FEW, _MANY = 10, 40  # examples of a class
+_SKILL = 0.3  # of frozen features that tell the classes apart
+_BATCH, _PASSES, _LEAST, _MOST = 32, 3, 60, 10_000  # steps; the most as BiT-HyperRule
+_MEANING = {
+  'probe': 'Fit a linear head on the frozen features',
+  'partial': 'Tune the head and the upper half of the stages',
+  'full': 'Tune the head and all stages',
+}
+_COST = {'probe': 0.0, 'partial': 2.0, 'full': 3.5}  # of a step, in forward passes
+
+
+class Evidence(NamedTuple):
+  """What is known of a target set before anything is tuned.
+
+  Attributes:
+    examples: labelled ones.
+    classes: number of them.
+    accuracy: of a linear probe of the frozen features on held-out folds of the
+      training examples: how similar the target is to what the network has learned.
+    separation: share of the features' variance that lies between classes, in [0, 1].
+    image_seconds: of the network's forward pass, an image; 0 where it is not known.
+  """
+
+  examples: int
+  classes: int
+  accuracy: float
+  separation: float
+  image_seconds: float = 0.0
+
+  @property
+  def skill(self) -> float:
+    """The probe's accuracy on the scale from guessing, 0, to never erring, 1."""
+    guess = 1 / self.classes
+    return max(0.0, (self.accuracy - guess) / (1 - guess))
+
+
+class Strategy(NamedTuple):
+  """What to do, as the flags of `experiments.finetune` have it.
+
+  Attributes:
+    name: 'probe', a linear head on the frozen features; 'partial', the upper half of
+      the stages is tuned too; 'full', everything is.
+    learning_rate: of Adam, at the first step, along a cosine.
+    backbone_rate: factor of the backbone's.
+    steps: of 32 examples.
+    augment: of the training images; 'flip' is wrong where left and right differ.
+    reason: two sentences.
+  """
+
+  name: Literal['probe', 'partial', 'full']
+  learning_rate: float
+  backbone_rate: float
+  steps: int
+  augment: str
+  reason: str
+
+
+def measure(
+  features: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  *,
+  image_seconds: float = 0.0,
+) -> Evidence:
+  """Measures a target set by the frozen network's features of its training examples.
+
+  Args:
+    features: (N, D) float.
+    labels: (N,) integer in [0, K).
+    num_classes: K.
+    image_seconds: that it took to extract the features of an image.
+
+  Raises:
+    InputError: a class has fewer than two examples.
+  """
+  examples, counts = len(labels), np.bincount(labels, minlength=num_classes)
+  if counts.min() < 2:
+    raise InputError(
+      f'class {counts.argmin()} has {counts.min()} training examples; a strategy is '
+      'chosen from 2 or more of each class'
+    )
+  within = sum(n * features[labels == k].var(0).sum() for k, n in enumerate(counts))
+  separation = 1 - within / (examples * features.var(0).sum())
+  if examples > _MEASURED:
+    chosen = np.random.default_rng(0).permutation(examples)[:_MEASURED]
+    features, labels = features[chosen], labels[chosen]
+    counts = np.bincount(labels, minlength=num_classes)
+  folds = StratifiedKFold(
+    np.clip(counts.min(), 2, _FOLDS), shuffle=True, random_state=0
+  )
+  probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+  accuracy = cross_val_score(probe, features, labels, cv=folds).mean()
+  return Evidence(
+    examples, num_classes, float(accuracy), float(separation), image_seconds
+  )
+
+
+def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:
+  """Chooses a strategy, and says why.
+
+  Few examples that the frozen features tell apart want no more than a linear head: to
+  tune is to overfit, and to distort them (Kumar et al., 2022). With more, or where the
+  features do not serve, the upper stages pay; with many, all of them. The limits were
+  set on the sets of the README's table.
+
+  Args:
+    evidence: see `measure`.
+    seconds: that training may take on this device: a cheaper strategy is chosen where
+      it would take longer, by the time of a forward pass.
+  """
+  per_class, skill = evidence.examples / evidence.classes, evidence.skill
+  if per_class < _FEW and skill >= _SKILL:
+    best, size = 'probe', 'too few to tune a network by'
+  elif per_class < _MANY:
+    best, size = 'partial', 'enough to tune its upper stages by'
+  else:
+    best, size = 'full', 'enough to tune all of it by'
+  if skill < _SKILL and best != 'full':
+    size = 'few, but its frozen features do not serve'
+  steps = int(np.clip(_PASSES * evidence.examples / _BATCH, _LEAST, _MOST))
+  order = list(_COST)
+  takes = [c * steps * _BATCH * evidence.image_seconds for c in _COST.values()]
+  affordable = max(i for i, time in enumerate(takes) if time <= seconds)
+  position = min(order.index(best), affordable)
+  reason = (
+    f'{per_class:.0f} examples of a class are {size}, and a linear probe of the frozen '
+    f'features is right on {evidence.accuracy:.0%} of held-out ones of '
+    f'{evidence.classes} classes.'
+  )
+  if order[position] == best:
+    reason += f' {_MEANING[best]} for {steps} steps of {_BATCH} examples.'
+  else:
+    reason += (
+      f' {best!r} would take about {takes[order.index(best)]:.0f} seconds, more than '
+      f'the {seconds:.0f} there are: {_MEANING[order[position]]} instead.'
+    )
+  is_probe = order[position] == 'probe'
+  return Strategy(
+    order[position], 1e-3, 0.1, steps, 'none' if is_probe else 'flip', reason
+  )
