@@ -57,7 +57,7 @@ class Run:
   def log(self, name: str, record: dict) -> None:
     """Appends a record of the training `name` to metrics.jsonl."""
     with open(self.folder / 'metrics.jsonl', 'a') as file:
-      file.write(json.dumps({'run': name, **record}) + '\n')
+      file.write(json.dumps({'run': name} | record | {'run': name}) + '\n')
 
   def rewind(self, name: str, step: int) -> None:
     """Drops the records of the training `name` that come after `step`."""

@@ -141,7 +141,9 @@ def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:
     f'features is right on {evidence.accuracy:.0%} of held-out ones of '
     f'{evidence.classes} classes.'
   )
-  if order[position] == best:
+  if best == 'probe':
+    reason += f' {_MEANING[best]}.'
+  elif order[position] == best:
     reason += f' {_MEANING[best]} for {steps} steps of {_BATCH} examples.'
   else:
     reason += (
