@@ -28,7 +28,8 @@ class Flags(settings.Flags):
   """Unlabelled domain, of the same classes, or with the same targets of a regression.
   Its labels only judge the result."""
   method: str = 'dann'
-  """Adaptation method; a wrong name lists them all. Their losses add: cdan+mcc."""
+  """Adaptation method, or a file with one of your own; a wrong name lists them all.
+  Their losses add: cdan+mcc."""
   strength: float | None = None
   """Peak of the method's strength, to which it ramps up over the run; by default the
   method's own, ramped where the method's own is."""
@@ -62,7 +63,7 @@ def adapt(flags: Flags) -> None:
       stream = flags.batches_for(name, method, sources, target['train'], seed)
       plans[seed][name] = Plan(method, stream, variables)
   # A method may refuse the model: rather now than after training on the source.
-  plan = plans[flags.seed][flags.method]
+  plan = list(plans[flags.seed].values())[-1]
   jax.eval_shape(plan.method.init, jax.random.key(0), plan.start, plan.batches(0))
   prints = [dataset.fingerprint() for dataset in (*sources, target['train'])]
   run = flags.open_run(fingerprint=prints, class_names=classes)

@@ -11,7 +11,7 @@ from typing import Literal
 import optax
 
 from experiments import cli
-from tljax import finetuning, models, optimizers
+from tljax import discovery, finetuning, models, optimizers
 from tljax.data import augment, batches
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
@@ -34,7 +34,7 @@ class Flags(cli.TrainingFlags):
   data: str
   """digits, folder:PATH, csv:PATH, ...; a wrong name lists all kinds."""
   method: str = 'plain'
-  """Fine-tuning method; a wrong name lists them all."""
+  """Fine-tuning method, or a file with one of your own; a wrong name lists them all."""
   strength: float | None = None
   """Of the method; by default its own."""
   freeze: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Flags(cli.TrainingFlags):
     plain = 'fine_tuning' if self.weights else 'scratch'
     options = self.load_source(known, *sets) | given
     method = finetuning.create(self.method, model, optimizer, **options)
-    return {plain if self.method == 'plain' else self.method: method}
+    return {plain if self.method == 'plain' else discovery.label(self.method): method}
 
 
 def finetune(flags: Flags) -> None:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 from experiments import cli
-from tljax import models
+from tljax import discovery, models
 from tljax.adaptation import presets
 from tljax.adaptation.alignment import Aligned
 from tljax.data import batches
@@ -53,7 +53,7 @@ class Flags(cli.TrainingFlags):
       if self.library:
         factor = 0.1 if pretrained else 1.0
         optimizer = presets.library_optimizer(name, steps, factor)
-      methods[name] = (
+      methods[discovery.label(name)] = (
         plain.method(model, optimizer, loss=task_loss)
         if name in _BASELINES
         else presets.build(

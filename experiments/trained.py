@@ -76,6 +76,9 @@ def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
     predict = functools.partial(_logits, found.model, found.variables)
     stages = found.model.spec.stages
     return Trained(config['head'], found.classes, found.transform, predict, stages)
+  if '.py' in config.get('method', ''):
+    # Not run: the folder may be a stranger's.
+    raise InputError(f'{folder}: its method is a file of its own; load it in Python')
   flags = _flags(importlib.import_module(f'experiments.{script}').Flags, folder, config)
   classes = tuple(config['class_names'])
   methods = flags.methods(len(classes), steps=1)

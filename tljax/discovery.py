@@ -1,7 +1,13 @@
-"""Methods by name: a file's name is the method's, its signature the options."""
+"""Methods by name: a file's name is the method's, its signature the options.
 
+A name that ends in .py is a file of the user's own, which is run.
+"""
+
+import functools
 import importlib
+import importlib.util
 import inspect
+import pathlib
 import pkgutil
 
 from tljax.errors import InputError
@@ -32,12 +38,37 @@ def method_defaults(package, name: str) -> dict:
   return {k: p.default for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
 
 
+def label(name: str) -> str:
+  """Returns what a table calls a method, or a sum: a file by its name alone."""
+  parts = name.split('+')
+  return '+'.join(pathlib.Path(p).stem if _is_file(p) else p for p in parts)
+
+
 def _constructor(package, name):
+  if _is_file(name):
+    return _own(pathlib.Path(name).resolve())
   if name not in method_names(package):
     raise InputError(
       f'method {name!r} is unknown; choose one of {", ".join(method_names(package))}'
     )
   return _module(package, name).method
+
+
+def _is_file(name):
+  return name.endswith('.py')
+
+
+@functools.cache
+def _own(path):
+  """The constructor in a file from outside of the package."""
+  if not path.is_file():
+    raise InputError(f'method {str(path)!r}: there is no such file; check the path')
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, 'method'):
+    raise InputError(f'{path}: define method(model, optimizer, ...) there')
+  return module.method
 
 
 def _module(package, name):
