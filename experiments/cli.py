@@ -327,10 +327,10 @@ def conclude_grid(
   methods: Collection[str],
   seeds: Collection[int],
   title: str,
-) -> None:
-  """Prints the table of methods by tasks; writes result.json and the report page.
+) -> report.Page:
+  """Prints the table of methods by tasks; writes result.json, returns the page so far.
 
-  Each training left a record with its 'accuracy' and 'seconds', named
+  Each training left a record with its 'accuracy', 'seconds' and other numbers, named
   '{task}, {method}-{seed}'.
   """
   figures, done = {}, {record['run']: record for record in run.records()}
@@ -338,10 +338,11 @@ def conclude_grid(
     figures[method.replace('_', ' ')] = by_task = {}
     for task in tasks:
       records = [done[f'{task}, {method}-{seed}'] for seed in seeds]
-      columns = ([r[key] for r in records] for key in ('accuracy', 'seconds'))
-      by_task[task] = report.summarise(*columns)
+      names = [k for k, v in records[0].items() if isinstance(v, int | float)]
+      columns = {name: [r[name] for r in records] for name in names}
+      by_task[task] = report.summarise(columns.pop('accuracy'), **columns)
   run.write_result(figures)
-  report.write_grid(run.folder, f'{title}, {len(seeds)} seeds', figures)
+  return report.write_grid(run.folder, f'{title}, {len(seeds)} seeds', figures)
 
 
 def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:

@@ -11,7 +11,8 @@ import itertools
 import sys
 from collections.abc import Iterator
 
-from experiments import cli, settings
+from experiments import cli, judging, settings
+from tljax import report
 from tljax.data import batches
 from tljax.data.dataset import check_same_classes
 from tljax.errors import InputError
@@ -55,14 +56,31 @@ def compare(flags: Flags) -> None:
   tasks = {f'{a} to {b}': (a, b) for a, b in itertools.permutations(domains, 2)}
   for (task, pair), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
-    streams = {}
-    for seed in (s for s in done if not run.records(done[s])):
-      source, target = (domains[k]['train'] for k in pair)
-      streams[seed] = flags.batches_for(name, methods[name], [source], target, seed)
-    for seed, one in train(methods[name], streams, steps, domains[pair[1]], start):
-      run.log(done[seed], {'accuracy': one.accuracy, 'seconds': one.seconds})
+    source, target = (domains[k] for k in pair)
+    training = [source['train']], target['train']
+    streams = {
+      seed: flags.batches_for(name, methods[name], *training, seed)
+      for seed in done
+      if not run.records(done[seed])
+    }
+    for seed, one in train(methods[name], streams, steps, target, start):
+      features = judging.features(model, one, (source, target))
+      facts = judging.judge(methods[name], one, source, target, features)
+      if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:
+        judging.keep(run.folder / 'features', name, features)
+      run.log(done[seed], {'accuracy': one.accuracy, 'seconds': one.seconds} | facts)
       print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
-  cli.conclude_grid(run, tasks, methods, flags.seed_range(), flags.model)
+  page = cli.conclude_grid(run, tasks, methods, flags.seed_range(), flags.model)
+  trained = [r for r in run.records() if ', oracle-' not in r['run']]
+  by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
+  rows = judging.correlations(by_task)
+  report.print_table(rows, 'Validators: rank correlation with the accuracy')
+  page.table('Validators', rows, judging.correlations.__doc__)
+  first = {k: domains[k] for k in next(iter(tasks.values()))}
+  figure = judging.draw(run.folder / 'features', list(methods), first)
+  text = 't-SNE of test examples, first pair and seed; labels colour it.'
+  page.figure('Features', figure, text)
+  page.save()
 
 
 def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:

@@ -65,7 +65,8 @@ def strategies(flags: Flags) -> None:
     judged = known[0] if known else judge(flags, facts['used'], seed, *both)
     run.log(done, judged | facts)
     print(f'{done}: {judged["accuracy"]:.3f}', facts.get('reason', ''), file=sys.stderr)
-  cli.conclude_grid(run, tasks, flags.strategies, flags.seed_range(), flags.model)
+  grid = tasks, flags.strategies, flags.seed_range()
+  cli.conclude_grid(run, *grid, flags.model).save()
 
 
 def extract(flags: Flags, splits: Splits) -> Splits:
@@ -107,12 +108,9 @@ def judge(flags: Flags, name: str, seed: int, splits: Splits, features: Splits) 
   ended = trial(method, stream, steps, splits, seed=seed, variables=start, **options)
   state = summary.abstract_state(method, start, stream(0))
   groups = summary.groups(state, one.optimizer(steps, model.spec)).values()
-  return {
-    'accuracy': ended.accuracy,
-    'seconds': ended.seconds,
-    'trained': sum(group.trained for group in groups),
-    'memory': sum(summary.memory(method, state, stream(0)).values()),
-  }
+  figures = {'accuracy': ended.accuracy, 'seconds': ended.seconds}
+  figures['trained'] = sum(group.trained for group in groups)
+  return figures | {'memory': sum(summary.memory(method, state, stream(0)).values())}
 
 
 if __name__ == '__main__':

@@ -212,7 +212,7 @@ def test_a_grid_of_methods_and_tasks_has_their_means(tmp_path, capsys):
   assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.7, 0.5])
   dots = {line.get_label(): [*line.get_xdata()] for line in axes.lines}
   assert dots == {'a to b': [pytest.approx(0.6), 1.0], 'b to a': [0.8, 0.0]}
-  report.write_grid(tmp_path, 'Grid', figures)
+  report.write_grid(tmp_path, 'Grid', figures).save()
   text = (tmp_path / 'report.html').read_text()
   assert '60.0 ± 14.1' in text and 'data:image/png' in text
   assert 'dann' in capsys.readouterr().out

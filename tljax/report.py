@@ -30,18 +30,25 @@ th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #e6e
 th:first-child, td:first-child { text-align: left; }
 td { font-variant-numeric: tabular-nums; }
 """
+_PANELS = 4  # in a row
 _COLOURS = matplotlib.colormaps['tab10'].colors
 
 Rows = Sequence[Mapping[str, str]]  # one dict a row, all with the same keys
 
 
-def summarise(accuracies: Sequence[float], seconds: Sequence[float]) -> dict:
-  """Figures of one strategy over its seeds; the deviation is the sample's (n - 1)."""
+def summarise(
+  accuracies: Sequence[float], seconds: Sequence[float], **others: Sequence[float]
+) -> dict:
+  """Figures of one strategy over its seeds; the deviation is the sample's (n - 1).
+
+  Of the seconds, and of `others`, it has the mean.
+  """
   return {
     'accuracy_mean': float(np.mean(accuracies)),
     'accuracy_std': float(np.std(accuracies, ddof=min(1, len(accuracies) - 1))),
     'accuracy': [float(value) for value in accuracies],
     'seconds': float(np.mean(seconds)),
+    **{name: float(np.mean(values)) for name, values in others.items()},
   }
 
 
@@ -57,8 +64,25 @@ def strategy_rows(strategies: Mapping[str, dict]) -> Rows:
   ]
 
 
+# What a grid's table may show beside accuracies: heading, and how it is written.
+_COLUMNS = {
+  'seconds': ('seconds', '{:.1f}'.format),
+  'trained': ('trained', '{:,.0f}'.format),
+  'memory': ('MiB a step', lambda size: f'{size / 2**20:.0f}'),
+  'a_distance': ('A-distance', '{:.2f}'.format),
+}
+
+
 def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
-  """Rows of a table of methods by tasks, from `summarise`, and of their means."""
+  """Rows of a table of methods by tasks, from `summarise`, and of their means.
+
+  Where a method is the oracle, the gap to its mean is in percentage points.
+  """
+  everything = {key for tasks in figures.values() for f in tasks.values() for key in f}
+
+  def gap(tasks):
+    return _mean(figures['oracle'], 'accuracy_mean') - _mean(tasks, 'accuracy_mean')
+
   return [
     {
       'method': method,
@@ -67,10 +91,19 @@ def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
         for task, f in tasks.items()
       },
       'mean': f'{100 * _mean(tasks, "accuracy_mean"):.1f}',
-      'seconds': f'{_mean(tasks, "seconds"):.1f}',
+      **({'gap': f'{100 * gap(tasks):.1f}'} if 'oracle' in figures else {}),
+      **{
+        heading: write(_mean(tasks, key)) if _has(tasks, key) else ''
+        for key, (heading, write) in _COLUMNS.items()
+        if key in everything
+      },
     }
     for method, tasks in figures.items()
   ]
+
+
+def _has(tasks, key):
+  return all(key in figures for figures in tasks.values())
 
 
 def _mean(tasks, key):
@@ -84,7 +117,10 @@ def print_table(rows: Rows, title: str) -> None:
     table.add_column(column, justify='left' if i == 0 else 'right', no_wrap=True)
   for row in rows:
     table.add_row(*row.values())
-  Console().print(table)
+  console = Console()
+  if not console.is_terminal:  # nothing is cut off in a file
+    console.width = 1000
+  console.print(table)
 
 
 class Page:
@@ -253,10 +289,16 @@ def tsne(
     labels: by domain, (N,); they only colour the picture.
     classes: names, for the legend.
   """
-  figure = Figure(figsize=(5.2 * len(features), 4.6))
-  panels = figure.subplots(1, len(features), squeeze=False)[0]
-  for axes, (title, domains) in zip(panels, features.items(), strict=True):
-    points = TSNE(random_state=0).fit_transform(np.concatenate([*domains.values()]))
+  height, columns = -(-len(features) // _PANELS), min(len(features), _PANELS)
+  figure = Figure(figsize=(5.2 * columns, 4.6 * height))
+  panels = figure.subplots(height, columns, squeeze=False).ravel()
+  for axes in panels[len(features) :]:
+    axes.set_axis_off()
+  for axes, (title, domains) in zip(panels, features.items(), strict=False):
+    rows = np.concatenate([*domains.values()])
+    # scikit-learn's own where there are points enough.
+    perplexity = min(30.0, len(rows) / 4)
+    points = TSNE(perplexity=perplexity, random_state=0).fit_transform(rows)
     ends = np.cumsum([len(rows) for rows in domains.values()])
     parts = np.split(points, ends[:-1])
     for marker, domain, part in zip('ox', domains, parts, strict=False):
@@ -264,9 +306,10 @@ def tsne(
       axes.scatter(*part.T, c=colours, marker=marker, s=18, alpha=0.75, linewidths=1)
       axes.scatter([], [], c='grey', marker=marker, label=domain)
     axes.set(title=title.replace('_', ' '), xticks=[], yticks=[])
+  last = panels[columns - 1]
   for colour, name in zip(_COLOURS, classes, strict=False):
-    panels[-1].scatter([], [], color=colour, marker='s', label=name)
-  panels[-1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+    last.scatter([], [], color=colour, marker='s', label=name)
+  last.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
   return figure
 
 
@@ -328,12 +371,12 @@ def gallery(
 
 def write_grid(
   folder: pathlib.Path, title: str, figures: Mapping[str, Mapping[str, dict]]
-) -> None:
-  """Prints the table of methods by tasks, and writes the report page; see `grid`."""
+) -> Page:
+  """Prints the table of methods by tasks, and returns its page; see `grid`."""
   rows = grid_rows(figures)
   print_table(rows, title)
   text = 'Accuracy (%) on the test split: mean and standard deviation over seeds.'
   page = Page(folder / 'report.html', title, text)
   page.table('Accuracy', rows)
   page.figure('Accuracy', grid(figures))
-  page.save()
+  return page

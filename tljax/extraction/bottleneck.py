@@ -22,8 +22,12 @@ class Bottleneck(nn.Module):
     self.backbone = _Layer(self.width)
 
   def __call__(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-    outputs = {'features': self.backbone(features, train=train)}
+    outputs = self.embed(features, train=train)
     return {**outputs, 'logits': self.head(outputs, train=train)}
+
+  def embed(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    """As `__call__`, but without the head and its logits."""
+    return {'features': self.backbone(features, train=train)}
 
 
 class _Layer(nn.Module):

@@ -1,0 +1,95 @@
+"""What is measured of an adapted network beside its accuracy, without target labels."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from tljax import report
+from tljax.data.dataset import Dataset
+from tljax.extraction.features import extract
+from tljax.measures import scores, two_sample, validators
+from tljax.method import Method
+from tljax.train import Trial, predictor
+
+
+def features(model, trial: Trial, domains: Sequence[Mapping[str, Dataset]]) -> list:
+  """Returns the network's features (N, D) of each domain's test split."""
+  images = [splits.get('test', splits['validation']).images for splits in domains]
+  return [extract(model, trial.state.variables, part) for part in images]
+
+
+def judge(
+  method: Method,
+  trial: Trial,
+  source: Mapping[str, Dataset],
+  target: Mapping[str, Dataset],
+  found: Sequence[np.ndarray],
+) -> dict:
+  """Returns the A-distance of the domains' `features`, and what the validators say.
+
+  These see the target's training images, unlabelled, and the source's validation split.
+  """
+  logits = predictor(method)
+  on_source = logits(trial.state, source['validation'].images)
+  on_target = logits(trial.state, target['train'].images)
+  said = {
+    'source accuracy': scores.accuracy(on_source, source['validation'].labels),
+    'entropy': validators.negative_entropy(on_target),
+    'InfoMax': validators.information(on_target),
+    'BNM': validators.nuclear_norm(on_target),
+    'SND': validators.soft_neighborhood_density(on_target),
+    'RankMe': validators.effective_rank(found[1]),
+  }
+  return {'a_distance': two_sample.proxy_a_distance(*found), 'validators': said}
+
+
+def correlations(records: Mapping[str, Sequence[dict]]) -> report.Rows:
+  """Returns rows of how well each validator ranks trainings, by task.
+
+  It is Spearman's rank correlation with the accuracy on the target, which a good
+  validator knows without its labels. 'consensus' is the mean rank of all of them.
+  """
+  columns = {}
+  for task, trained in records.items():
+    said = {
+      name: [record['validators'][name] for record in trained]
+      for name in trained[0]['validators']
+    }
+    said['consensus'] = np.mean([stats.rankdata(column) for column in said.values()], 0)
+    truth = [record['accuracy'] for record in trained]
+    columns[task] = {
+      name: float(stats.spearmanr(column, truth).statistic)
+      if np.ptp(column) and np.ptp(truth)
+      else 0.0
+      for name, column in said.items()
+    }
+  return [
+    {
+      'validator': name,
+      **{task: f'{column[name]:.2f}' for task, column in columns.items()},
+      'mean': f'{np.mean([column[name] for column in columns.values()]):.2f}',
+    }
+    for name in next(iter(columns.values()))
+  ]
+
+
+def keep(folder: pathlib.Path, name: str, found: Sequence[np.ndarray]) -> None:
+  """Keeps a method's features of both domains, for `draw`."""
+  folder.mkdir(exist_ok=True)
+  np.savez_compressed(folder / f'{name}.npz', *found)
+
+
+def draw(
+  folder: pathlib.Path, names: Sequence[str], domains: Mapping[str, Mapping]
+) -> Figure:
+  """Draws t-SNE maps of the features that are kept of each method."""
+  tests = {k: s.get('test', s.get('validation')) for k, s in domains.items()}
+  kept = {}
+  for name in names:
+    with np.load(folder / f'{name}.npz') as file:
+      kept[name] = dict(zip(tests, file.values(), strict=True))
+  labels = {k: test.labels for k, test in tests.items()}
+  return report.tsne(kept, labels, next(iter(tests.values())).classes)
