@@ -43,6 +43,14 @@ def test_the_teacher_is_a_constant():
   np.testing.assert_array_equal(grad, 0)
 
 
+def test_the_drawn_view_of_features_lacks_a_fifth():
+  features = jax.random.uniform(jax.random.key(0), (50, 400), minval=1.0)
+  view = pseudo.shift_and_cut(jax.random.key(1), features)
+  dropped = np.asarray(view == 0)
+  assert dropped.mean() == pytest.approx(0.2, abs=0.02)
+  np.testing.assert_array_equal(view[~dropped], features[~dropped])
+
+
 def test_the_drawn_view_keeps_shape_and_range():
   images = jax.random.uniform(jax.random.key(0), (3, 8, 6, 4))
   view = pseudo.shift_and_cut(jax.random.key(1), images)

@@ -6,9 +6,23 @@ import optax
 
 from tljax.data import augment
 
-# No change of it makes another class of a photograph, a digit or a letter, as a
-# mirror or a colour does; the square is FixMatch's. Streams bring stronger views.
-shift_and_cut = augment.compose(augment.shift(), augment.cutout())
+_DROPPED = 0.2  # of features
+
+
+def shift_and_cut(key: jax.Array, images: jax.Array) -> jax.Array:
+  """The strong view that is drawn where a stream brings none of its own.
+
+  Of images (N, H, W, C): shifted, and a square cut out, which is FixMatch's; neither
+  makes another class of a photograph, a digit or a letter, as a mirror or a colour
+  does. Of features (N, D): a fifth of each row set to 0.
+  """
+  if images.ndim == 2:
+    kept = jax.random.bernoulli(key, 1 - _DROPPED, images.shape)
+    return jnp.where(kept, images, 0)
+  return _shift_and_cut(key, images)
+
+
+_shift_and_cut = augment.compose(augment.shift(), augment.cutout())
 
 
 def confident(logits: jax.Array, threshold: float) -> tuple[jax.Array, jax.Array]:
