@@ -8,13 +8,14 @@ With --resume it skips what the run has done: ask for more methods and seeds at 
 
 import dataclasses
 import itertools
+import pathlib
 import sys
 from collections.abc import Iterator
 
 from experiments import cli, judging, settings
 from tljax import report
 from tljax.data import batches
-from tljax.data.dataset import check_same_classes
+from tljax.data.dataset import check_same_classes, whole
 from tljax.errors import InputError
 from tljax.extraction.bottleneck import Bottleneck
 from tljax.extraction.features import extract_splits
@@ -32,11 +33,14 @@ class Flags(settings.Flags):
   """Methods of adaptation, beside the baselines and the oracle."""
   frozen: bool = False
   """Adapt a small network on the features of the frozen one, in seconds a run."""
+  transductive: bool = False
+  """Adapt to all examples of the target, unlabelled, and judge on them, as papers on
+  features do; learn on all of the source. There is no oracle then."""
   seeds: int = 5
 
 
 def compare(flags: Flags) -> None:
-  names = [spec.rstrip('/').replace(':', '/').split('/')[-1] for spec in flags.domains]
+  names = [pathlib.PurePath(spec.split(':')[-1]).stem for spec in flags.domains]
   domains = {k: flags.load_data(s) for k, s in zip(names, flags.domains, strict=True)}
   if len(domains) < 2:
     raise InputError('--domains: name two or more, of different names')
@@ -44,6 +48,9 @@ def compare(flags: Flags) -> None:
   if flags.frozen:
     model = flags.build_model(2)
     domains = {k: extract_splits(model, backbone, s) for k, s in domains.items()}
+  if flags.transductive:
+    splits = ('train', 'validation', 'test')
+    domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
   first, *others = (splits['train'] for splits in domains.values())
   for other in others:
     check_same_classes(first, other)
@@ -51,7 +58,8 @@ def compare(flags: Flags) -> None:
   start, model = backbone, flags.build_model(len(first.classes))
   if first.images.ndim == 2:
     start, model = None, Bottleneck(Linear(len(first.classes)))
-  methods = flags.adaptation((*flags.baselines, 'oracle', *flags.methods), model, steps)
+  oracle = () if flags.transductive else ('oracle',)
+  methods = flags.adaptation((*flags.baselines, *oracle, *flags.methods), model, steps)
   run = flags.open_run(without=('domains', 'methods', 'seeds'))
   tasks = {f'{a} to {b}': (a, b) for a, b in itertools.permutations(domains, 2)}
   for (task, pair), name in itertools.product(tasks.items(), methods):
@@ -70,17 +78,7 @@ def compare(flags: Flags) -> None:
         judging.keep(run.folder / 'features', name, features)
       run.log(done[seed], {'accuracy': one.accuracy, 'seconds': one.seconds} | facts)
       print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
-  page = cli.conclude_grid(run, tasks, methods, flags.seed_range(), flags.model)
-  trained = [r for r in run.records() if ', oracle-' not in r['run']]
-  by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
-  rows = judging.correlations(by_task)
-  report.print_table(rows, 'Validators: rank correlation with the accuracy')
-  page.table('Validators', rows, judging.correlations.__doc__)
-  first = {k: domains[k] for k in next(iter(tasks.values()))}
-  figure = judging.draw(run.folder / 'features', list(methods), first)
-  text = 't-SNE of test examples, first pair and seed; labels colour it.'
-  page.figure('Features', figure, text)
-  page.save()
+  conclude(flags, run, tasks, domains, list(methods))
 
 
 def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
@@ -90,6 +88,21 @@ def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
   else:
     for seed, stream in streams.items():
       yield seed, trial(method, stream, steps, target, seed=seed, variables=start)
+
+
+def conclude(flags, run, tasks, domains, methods) -> None:
+  """Prints and writes what the whole grid says."""
+  page = cli.conclude_grid(run, tasks, methods, flags.seed_range(), 'Adaptation')
+  trained = [r for r in run.records() if ', oracle-' not in r['run']]
+  by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
+  rows = judging.correlations(by_task)
+  report.print_table(rows, 'Validators: rank correlation with the accuracy')
+  page.table('Validators', rows, judging.correlations.__doc__)
+  first = {k: domains[k] for k in next(iter(tasks.values()))}
+  figure = judging.draw(run.folder / 'features', methods, first)
+  text = 't-SNE of test examples, first pair and seed; labels colour it.'
+  page.figure('Features', figure, text)
+  page.save()
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Sets in one file: NumPy archives, MNIST's idx and USPS' HDF5."""
+"""Sets in one file: NumPy archives, MATLAB's, MNIST's idx and USPS' HDF5."""
 
 import gzip
 import struct
@@ -6,6 +6,7 @@ import struct
 import h5py
 import numpy as np
 import pytest
+from scipy import io
 
 from tljax import data
 from tljax.data import arrays
@@ -172,3 +173,22 @@ def test_the_real_digits(shared_data, spec, sizes, shape):
     assert abs(len(splits[name]) - size) <= 5
     assert splits[name][0].shape == shape and splits[name][0].dtype == np.uint8
     assert splits[name].classes == tuple('0123456789')
+
+
+def test_matlab_files(tmp_path):
+  features = np.arange(12).reshape(6, 2)
+  labels = np.array([[1.0], [2], [10], [1], [2], [10]])
+  io.savemat(tmp_path / 'a.mat', {'fts': features, 'labels': labels, 'other': 'x'})
+  (source,) = arrays.read_mat(str(tmp_path / 'a.mat')).values()
+  np.testing.assert_array_equal(np.stack([source[i] for i in range(6)]), features)
+  assert source.classes == ('1', '2', '10') and source.labels.dtype == np.int32
+  np.testing.assert_array_equal(source.labels, [0, 1, 2, 0, 1, 2])
+
+
+def test_matlab_of_the_newest_version(tmp_path):
+  with h5py.File(tmp_path / 'a.mat', 'w', userblock_size=512) as file:
+    file['fts'] = np.zeros((2, 3))
+  with open(tmp_path / 'a.mat', 'r+b') as file:
+    file.write(b'MATLAB 7.3 MAT-file'.ljust(124) + b'\x00\x02IM')
+  with pytest.raises(InputError, match='version 7.3; save it'):
+    arrays.read_mat(str(tmp_path / 'a.mat'))

@@ -1,4 +1,4 @@
-"""Sets in one file of arrays: `npz:PATH`, `idx:PATH` (MNIST's own) and `h5:PATH`."""
+"""Sets in one file of arrays: `npz:PATH`, `mat:PATH`, `h5:PATH` and MNIST's idx."""
 
 import gzip
 import hashlib
@@ -7,11 +7,12 @@ import zlib
 
 import h5py
 import numpy as np
+from scipy import io
 
 from tljax.data.source import SPLIT_NAMES, Source, Splits, class_labels
 from tljax.errors import InputError
 
-_IMAGES = ('image', 'images', 'x', 'data', 'features')
+_IMAGES = ('image', 'images', 'x', 'data', 'features', 'feas', 'fts')
 _LABELS = ('label', 'labels', 'y', 'target', 'targets')
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zlib.error)
 _IDX_TYPES = {0x08: '>u1', 0x09: '>i1', 0x0B: '>i2', 0x0C: '>i4', 0x0D: '>f4'}
@@ -40,6 +41,33 @@ def read_npz(path: str) -> Splits:
     if kind:
       pairs.setdefault(split, {})[kind] = array
   return _splits(pairs, path, sorted(found))
+
+
+def read_mat(path: str) -> Splits:
+  """Returns the examples of a MATLAB file (version 4 to 7.2), as Office-Caltech's are.
+
+  See `read_npz` for the arrays; labels are (N, 1) or (1, N) of whole numbers.
+
+  Raises:
+    InputError: it is missing or damaged, of version 7.3, or its arrays are of other
+      shapes.
+  """
+
+  def arrays(file):
+    try:
+      return io.loadmat(file)
+    except NotImplementedError as error:
+      raise InputError(f"{path}: of version 7.3; save it with MATLAB's -v7") from error
+
+  pairs = {}
+  for name, array in _read(path, arrays).items():
+    split, kind = _split_and_kind(name)
+    if kind == 'label':
+      array = array.ravel()
+      array = np.int64(array) if np.all(array == np.round(array)) else array
+    if kind:
+      pairs.setdefault(split, {})[kind] = array
+  return _splits(pairs, path, sorted(pairs))
 
 
 def read_h5(path: str) -> Splits:

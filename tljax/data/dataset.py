@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -62,6 +63,16 @@ class Dataset:
         )
       chosen.append(rng.permutation(members)[:count])
     return self.take(np.sort(np.concatenate(chosen)))
+
+
+def whole(splits: Mapping[str, Dataset]) -> Dataset:
+  """Returns all examples of the splits of a set that is in memory."""
+  first, *_ = parts = list(splits.values())
+  if isinstance(first.images, Images):
+    raise InputError('the splits of a set too large for memory cannot be put together')
+  images = np.concatenate([part.images for part in parts])
+  labels = np.concatenate([part.labels for part in parts])
+  return dataclasses.replace(first, images=images, labels=labels)
 
 
 def stratified(

@@ -18,6 +18,7 @@ READERS: dict[str, Callable[[str], Splits]] = {
   'folder': folder.read,
   'csv': tables.read_csv,
   'npz': arrays.read_npz,
+  'mat': arrays.read_mat,
   'idx': arrays.read_idx,
   'h5': arrays.read_h5,
   'parquet': tables.read_parquet,
