@@ -10,7 +10,7 @@ import dataclasses
 
 import jax
 
-from experiments import cli, settings
+from experiments import cli, results, settings
 from tljax.data import batches
 from tljax.data.dataset import Dataset, check_same_classes
 from tljax.method import Method
@@ -71,10 +71,10 @@ def adapt(flags: Flags) -> None:
   title = f'From {" and ".join(flags.source)} to {flags.target}'
   text = flags.describe(target, steps)
   if classes:
-    page = cli.conclude(run, trials, title, text)
+    page = results.conclude(run, trials, title, text)
   else:
     judged = target.get('test', target['validation']).labels
-    page = cli.conclude_regression(run, trials, judged, title, text)
+    page = results.conclude_regression(run, trials, judged, title, text)
   page.save()
 
 

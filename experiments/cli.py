@@ -7,7 +7,7 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import flax.linen as nn
@@ -16,18 +16,17 @@ import numpy as np
 import optax
 import tyro
 
-from tljax import data, losses, models, report, weights
+from tljax import data, losses, models, weights
 from tljax.data import augment, batches, randaugment
 from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.finetuning.co_tuning import learn_relationship
-from tljax.measures import scores
 from tljax.method import Variables
 from tljax.models import mlp
 from tljax.models.base import Rescaled
 from tljax.run import Run
-from tljax.train import Trial, in_batches
+from tljax.train import in_batches
 
 Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
 
@@ -97,9 +96,13 @@ class ModelFlags(Flags):
     seeds = self.seed_range()
     return {s: training.shots(self.shots, s) if self.shots else training for s in seeds}
 
-  def load_data(self, spec: str) -> dict[str, Dataset]:
-    """Returns the splits of a data set, as the model's weights expect images."""
-    return data.load(
+  def load_data(self, spec: str, *, multi_label: bool = False) -> dict[str, Dataset]:
+    """Returns the splits of a data set, as the model's weights expect images.
+
+    Raises:
+      InputError: examples have several classes and the script takes none such.
+    """
+    splits = data.load(
       spec,
       self.transform(),
       train_transform=self.train_transform(),
@@ -107,6 +110,9 @@ class ModelFlags(Flags):
       validation=self.val_fraction,
       skip_corrupt=self.skip_corrupt,
     )
+    if splits['train'].is_multi_label and not multi_label:
+      raise InputError(f'{spec}: has examples of several classes; use extract')
+    return splits
 
   def transform(self) -> data.Transform:
     """That of the published weights, else the architecture's, at --image-size."""
@@ -230,119 +236,6 @@ def of_examples(
     return losses.squared_error(outputs / std[None], labels / std[None])
 
   return model.clone(head=head), task_loss
-
-
-def conclude(
-  run: Run, trials: Mapping[str, Sequence[Trial]], title: str, text: str, **facts
-) -> report.Page:
-  """Prints the table, writes result.json, and returns the report page so far.
-
-  Args:
-    run: the run's folder.
-    trials: by strategy, a trial a seed.
-    title: of the page and the table.
-    text: one paragraph that says what the figures are.
-    **facts: join result.json.
-  """
-  strategies = {
-    name: report.summarise([t.accuracy for t in seeds], [t.seconds for t in seeds])
-    for name, seeds in trials.items()
-  }
-  rows = report.strategy_rows(strategies)
-  report.print_table(rows, title)
-  if len(strategies) == 1:
-    facts['accuracy'] = next(iter(strategies.values()))['accuracy_mean']
-  run.write_result({**facts, 'strategies': strategies})
-  print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
-  page = report.Page(run.folder / 'report.html', title, text)
-  page.table('Results', rows, 'Mean and standard deviation over seeds; training time.')
-  page.figure(
-    'Accuracy',
-    report.bars({name: s['accuracy'] for name, s in strategies.items()}, 'accuracy'),
-    'Bars are means, dots are seeds.',
-  )
-  records = {name: [t.records for t in seeds] for name, seeds in trials.items()}
-  _add_curves(page, records, 'validation_accuracy')
-  return page
-
-
-def conclude_regression(
-  run: Run,
-  trials: Mapping[str, Sequence[Trial]],
-  targets: np.ndarray,
-  title: str,
-  text: str,
-  **facts,
-) -> report.Page:
-  """As `conclude`, of trials that predict targets (N,) or (N, T).
-
-  It reports the mean absolute error, in the targets' unit, and R squared, the mean
-  over targets.
-  """
-  strategies, rows, pictures = {}, [], {}
-  for name, seeds in trials.items():
-    found = [scores.regression(t.logits, targets) for t in seeds]
-    figures = {metric: [f[metric] for f in found] for metric in ('mae', 'r2')}
-    ddof = min(1, len(found) - 1)
-    spreads = {
-      metric: f'{np.mean(values):.3f} ± {np.std(values, ddof=ddof):.3f}'
-      for metric, values in figures.items()
-    }
-    seconds = float(np.mean([t.seconds for t in seeds]))
-    strategies[name] = {**figures, 'seconds': seconds}
-    label = name.replace('_', ' ')
-    rows.append({'strategy': label, **spreads, 'seconds': f'{seconds:.1f}'})
-    first = seeds[0].logits
-    pictures[f'Predictions of {label}'] = report.parity(
-      targets.reshape(first.shape), first
-    )
-  report.print_table(rows, title)
-  if len(strategies) == 1:
-    facts |= {metric: float(np.mean(figures[metric])) for metric in ('mae', 'r2')}
-  run.write_result({**facts, 'strategies': strategies})
-  print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
-  page = report.Page(run.folder / 'report.html', title, text)
-  about = 'Mean and standard deviation over seeds: absolute error, R squared.'
-  page.table('Results', rows, about)
-  for name, plot in pictures.items():
-    page.figure(name, plot, 'First seed.')
-  records = {name: [t.records for t in seeds] for name, seeds in trials.items()}
-  _add_curves(page, records, 'validation_r2')
-  return page
-
-
-def _add_curves(page, records, metric):
-  """Adds learning curves; what was fitted and not trained has none."""
-  if all('loss' in seed[-1] for seeds in records.values() for seed in seeds):
-    page.figure(
-      'Learning curves',
-      report.curves(records, 'loss', metric),
-      f'Training loss, and {metric.split("_")[1]} on the validation split.',
-    )
-
-
-def conclude_grid(
-  run: Run,
-  tasks: Collection[str],
-  methods: Collection[str],
-  seeds: Collection[int],
-  title: str,
-) -> report.Page:
-  """Prints the table of methods by tasks; writes result.json, returns the page so far.
-
-  Each training left a record with its 'accuracy', 'seconds' and other numbers, named
-  '{task}, {method}-{seed}'.
-  """
-  figures, done = {}, {record['run']: record for record in run.records()}
-  for method in methods:
-    figures[method.replace('_', ' ')] = by_task = {}
-    for task in tasks:
-      records = [done[f'{task}, {method}-{seed}'] for seed in seeds]
-      names = [k for k, v in records[0].items() if isinstance(v, int | float)]
-      columns = {name: [r[name] for r in records] for name in names}
-      by_task[task] = report.summarise(columns.pop('accuracy'), **columns)
-  run.write_result(figures)
-  return report.write_grid(run.folder, f'{title}, {len(seeds)} seeds', figures)
 
 
 def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:

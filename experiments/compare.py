@@ -12,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from experiments import cli, judging, settings
+from experiments import cli, judging, results, settings
 from tljax import report
 from tljax.data import batches
 from tljax.data.dataset import check_same_classes, whole
@@ -92,7 +92,7 @@ def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
 
 def conclude(flags, run, tasks, domains, methods) -> None:
   """Prints and writes what the whole grid says."""
-  page = cli.conclude_grid(run, tasks, methods, flags.seed_range(), 'Adaptation')
+  page = results.conclude_grid(run, tasks, methods, flags.seed_range(), 'Adaptation')
   trained = [r for r in run.records() if ', oracle-' not in r['run']]
   by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
   rows = judging.correlations(by_task)

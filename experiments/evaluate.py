@@ -39,8 +39,8 @@ class Flags:
 
 def evaluate(flags: Flags) -> None:
   network = trained.load(flags.run, flags.strategy)
-  if not network.classes:
-    raise InputError(f'{flags.run} is a regression; see its result.json for R2 and MAE')
+  if not network.classes or network.is_multi_label:
+    raise InputError(f'{flags.run} gives not one class an image; see its result.json')
   split, dataset = read(flags, network)
   config = {'run': str(flags.run), 'network': network.name, 'data': flags.data}
   run = Run.open(flags.out, {**config, 'split': split}, resume=True)

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import cli
+from experiments import cli, results
 from tljax import models, weights
 from tljax.data import augment
 from tljax.extraction import features, heads, saved, search
@@ -50,7 +50,7 @@ class Flags(cli.ModelFlags):
 
 
 def extract(flags: Flags) -> None:
-  splits = flags.load_data(flags.data)
+  splits = flags.load_data(flags.data, multi_label=True)
   splits = search.hold_out(splits) if flags.sweep else splits
   training = splits['train']
   few = flags.few(dataclasses.replace(training, images=np.arange(len(training))))
@@ -75,7 +75,7 @@ def extract(flags: Flags) -> None:
     found[seed] = find(rows, parts['validation'], seed, run)
   best = search.choose(list(found.values()), parts['validation'])
   joined = join(model, variables, found[flags.seed].heads[best], **place)
-  about = (training.classes, flags.transform())
+  about = (training.classes, flags.transform(), training.is_multi_label)
   saved.save(run.folder / 'model', flags.model, *joined, *about)
 
   name = 'test' if 'test' in parts else 'validation'
@@ -86,11 +86,13 @@ def extract(flags: Flags) -> None:
     f'{len(parts[name])} {name} images.'
   )
   facts = {'title': flags.data, 'text': text, 'settings': settings[best]}
-  if training.classes:
-    page = cli.conclude(run, {flags.head: trials}, **facts)
+  trials, labels = {flags.head: trials}, parts[name].labels
+  if training.is_multi_label:
+    page = results.conclude_multi_label(run, trials, labels, **facts)
+  elif training.classes:
+    page = results.conclude(run, trials, **facts)
   else:
-    targets = parts[name].labels
-    page = cli.conclude_regression(run, {flags.head: trials}, targets, **facts)
+    page = results.conclude_regression(run, trials, labels, **facts)
   page.save()
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import optax
 
-from experiments import cli
+from experiments import cli, results
 from tljax import discovery, finetuning, models, optimizers
 from tljax.data import augment, batches
 from tljax.data.dataset import Dataset
@@ -92,7 +92,7 @@ def finetune(flags: Flags) -> None:
     return summary.show(*methods.values(), optimizer, variables, stream(0))
   run = flags.open_run(fingerprint=training.fingerprint(), class_names=training.classes)
   trials = compare(plans, steps, splits, run)
-  cli.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
+  results.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
 
 
 if __name__ == '__main__':

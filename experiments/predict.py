@@ -49,8 +49,7 @@ def predict(flags: Flags) -> None:
     print(f'left out {name}', file=sys.stderr)
   logits, source = network.logits(dataset.images), dataset.images.source
   rows = [
-    {'image': source.name(i), **describe(row, network.classes)}
-    for i, row in enumerate(logits)
+    {'image': source.name(i), **describe(row, network)} for i, row in enumerate(logits)
   ]
   write(flags.out, rows)
   print(f'{network.name}: {len(rows)} predictions in {flags.out}', file=sys.stderr)
@@ -72,10 +71,19 @@ def find(paths: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:
   return found
 
 
-def describe(logits: np.ndarray, classes: tuple[str, ...]) -> dict:
-  """Says what logits (K,) predict: a class and all probabilities, or targets (T,)."""
+def describe(logits: np.ndarray, network: trained.Trained) -> dict:
+  """Says what logits (K,) predict: a class and all probabilities, or targets (T,).
+
+  Where images may have several classes these are joined, as in 'cat|dog'.
+  """
+  classes = network.classes
   if not classes:
     return {f'target {i}': value for i, value in enumerate(logits.tolist())}
+  if network.is_multi_label:
+    p = scipy.special.expit(logits)
+    named = dict(zip(classes, p.tolist(), strict=True))
+    likely = '|'.join(name for name, value in named.items() if value > 0.5)
+    return {'classes': likely} | {f'p({name})': v for name, v in named.items()}
   p = scipy.special.softmax(logits)
   likeliest = {'class': classes[p.argmax()], 'confidence': float(p.max())}
   named = zip(classes, p.tolist(), strict=True)

@@ -12,7 +12,7 @@ import pathlib
 
 import optax
 
-from experiments import cli
+from experiments import cli, results
 from tljax import data, models
 from tljax.adaptation import adversarial, dann
 from tljax.data import augment, batches, digits
@@ -87,7 +87,7 @@ def quickstart(flags: Flags) -> None:
     f'steps of {flags.batch_size} images. Few labels: {SHOTS} per class. Unsupervised: '
     'source only and dann. The oracle has all target labels.'
   )
-  page = cli.conclude(run, trials, 'From digits to digits-m', text)
+  page = results.conclude(run, trials, 'From digits to digits-m', text)
   page.domains(shown, features)
   page.confusion('dann', target['test'], trials['dann'][0].logits.argmax(-1))
   page.save()

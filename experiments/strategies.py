@@ -14,7 +14,7 @@ import time
 
 import jax
 
-from experiments import cli, finetune
+from experiments import cli, finetune, results
 from tljax.data import batches
 from tljax.data.dataset import Dataset
 from tljax.extraction import head, logistic
@@ -66,7 +66,7 @@ def strategies(flags: Flags) -> None:
     run.log(done, judged | facts)
     print(f'{done}: {judged["accuracy"]:.3f}', facts.get('reason', ''), file=sys.stderr)
   grid = tasks, flags.strategies, flags.seed_range()
-  cli.conclude_grid(run, *grid, flags.model).save()
+  results.conclude_grid(run, *grid, flags.model).save()
 
 
 def extract(flags: Flags, splits: Splits) -> Splits:

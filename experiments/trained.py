@@ -34,6 +34,7 @@ class Trained(NamedTuple):
     transform: of images.
     predict: maps images (N, H, W, 3) float32 in [0, 1] to logits (N, K).
     stages: of its backbone, bottom to top.
+    is_multi_label: see `saved.Saved`.
   """
 
   name: str
@@ -41,6 +42,7 @@ class Trained(NamedTuple):
   transform: Transform
   predict: Callable[[jax.Array], jax.Array]
   stages: tuple[str, ...]
+  is_multi_label: bool = False
 
   def logits(self, images: np.ndarray | Images) -> np.ndarray:
     """Maps images (N, H, W, 3) uint8 to logits (N, K)."""
@@ -72,21 +74,19 @@ def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
   if script not in SCRIPTS:
     raise InputError(f'{folder}: {script} leaves no network; {", ".join(SCRIPTS)} do')
   if script == 'extract':
-    found = saved.load(folder / 'model')
-    predict = functools.partial(_logits, found.model, found.variables)
-    stages = found.model.spec.stages
-    return Trained(config['head'], found.classes, found.transform, predict, stages)
-  if '.py' in config.get('method', ''):
-    # Not run: the folder may be a stranger's.
+    model, variables, classes, transform, is_multi_label = saved.load(folder / 'model')
+    predict = functools.partial(_logits, model, variables)
+    about = classes, transform, predict, model.spec.stages, is_multi_label
+    return Trained(config['head'], *about)
+  if '.py' in config.get('method', ''):  # not run: the folder may be a stranger's
     raise InputError(f'{folder}: its method is a file of its own; load it in Python')
   flags = _flags(importlib.import_module(f'experiments.{script}').Flags, folder, config)
   classes = tuple(config['class_names'])
   methods = flags.methods(len(classes), steps=1)
   strategy = strategy or list(methods)[-1]
   if strategy not in methods:
-    raise InputError(
-      f'{folder} has no strategy {strategy!r}; choose one of {", ".join(methods)}'
-    )
+    known = ', '.join(methods)
+    raise InputError(f'{folder} has no strategy {strategy!r}; choose one of {known}')
   name, transform = f'{strategy}-{flags.seed}', flags.transform()
   state = _restore(Run(folder), name, methods[strategy], transform.size)
   predict = functools.partial(methods[strategy].predict, state)

@@ -192,3 +192,11 @@ def test_matlab_of_the_newest_version(tmp_path):
     file.write(b'MATLAB 7.3 MAT-file'.ljust(124) + b'\x00\x02IM')
   with pytest.raises(InputError, match='version 7.3; save it'):
     arrays.read_mat(str(tmp_path / 'a.mat'))
+
+
+def test_bools_are_several_classes(tmp_path):
+  labels = np.array([[1, 0, 1], [0, 0, 0]] * 15, bool)
+  np.savez(tmp_path / 'a.npz', x=IMAGES, y=labels)
+  (source,) = arrays.read_npz(str(tmp_path / 'a.npz')).values()
+  assert source.classes == ('0', '1', '2') and source.label(0) == '0|2'
+  np.testing.assert_array_equal(source.labels, labels)

@@ -53,6 +53,31 @@ def test_columns_of_other_names_and_splits(table):
   }
 
 
+def test_several_classes_of_an_image(table):
+  labels = ['a|b', '', 'b', ' a ', 'c|a', 'b|c', 'a', 'c', 'b', '']
+  splits = ['train'] * 6 + ['val'] * 2 + ['test'] * 2
+  path = table('path,tags,split\n' + rows(FILES, labels, splits))
+  found = tables.read_csv(f'{path}?labels=tags')
+  train, validation = found['train'], found['validation']
+  assert train.classes == validation.classes == ('a', 'b', 'c')
+  wanted = [[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 1], [0, 1, 1]]
+  np.testing.assert_array_equal(train.labels, np.array(wanted, bool))
+  assert train.labels.dtype == bool and train.label(4) == 'a|c' and not train.label(1)
+  np.testing.assert_array_equal(
+    train.keep_classes(('c', 'a')).labels, np.array(wanted, bool)[:, [2, 0]]
+  )
+  loaded = data.load(f'csv:{path}?labels=tags', data.Transform(4))
+  assert loaded['test'].is_multi_label and loaded['test'].labels.shape == (2, 3)
+  with pytest.raises(InputError, match='--shots counts examples of one class each'):
+    loaded['train'].shots(1, 0)
+
+
+def test_no_class_at_all(table):
+  path = table('path,tags\n' + rows(FILES, [''] * 10))
+  with pytest.raises(InputError, match='no example has a class; write such as cat'):
+    tables.read_csv(f'{path}?labels=tags')
+
+
 def test_targets_of_a_regression(table):
   path = table('path,age,weight\n' + rows(FILES, range(10), np.linspace(0, 1, 10)))
   one, two = (

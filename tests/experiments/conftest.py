@@ -13,7 +13,7 @@ import threadpoolctl
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from experiments import cli
+from experiments import cli, results
 from tljax import report, sharding
 
 MODES = ('RGB', 'L', 'RGBA', 'P', 'CMYK')
@@ -47,13 +47,13 @@ def launch(monkeypatch, capsys, one_device):
 @pytest.fixture
 def trials(monkeypatch):
   """Collects what a script's trainings gave."""
-  conclude, seen = cli.conclude, {}
+  conclude, seen = results.conclude, {}
 
   def spy(run, trials, *args, **kwargs):
     seen.update(trials)
     return conclude(run, trials, *args, **kwargs)
 
-  monkeypatch.setattr(cli, 'conclude', spy)
+  monkeypatch.setattr(results, 'conclude', spy)
   return seen
 
 

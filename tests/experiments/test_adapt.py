@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import cli
+from experiments import results
 from tljax.data import Transform, load
 from tljax.run import Run
 
@@ -27,13 +27,13 @@ def tables(tmp_path):
 
 @pytest.mark.parametrize('method', ['dare_gram', 'coral'])
 def test_a_regression(launch, tables, tmp_path, monkeypatch, method):
-  conclude, seen = cli.conclude_regression, {}
+  conclude, seen = results.conclude_regression, {}
 
   def spy(run, trials, *args):
     seen.update(trials)
     return conclude(run, trials, *args)
 
-  monkeypatch.setattr(cli, 'conclude_regression', spy)
+  monkeypatch.setattr(results, 'conclude_regression', spy)
   out = tmp_path / 'run'
   flags = ('--source', tables[0], '--target', tables[1], '--method', method)
   flags += ('--epochs', 25, '--learning-rate', 0.01, '--seeds', 2, '--batch-size', 20)

@@ -141,3 +141,29 @@ def test_a_regression_predicts_targets(launch, pets, squeezenet, tmp_path):
   assert len(rows) == 20
   right = [(float(r['target 0']) > 0) == ('dog' in r['image']) for r in rows]
   assert np.mean(right) > 0.75
+
+
+def test_several_classes_of_an_image(launch, pets, squeezenet, tmp_path):
+  run, out, table = tmp_path / 'run', tmp_path / 'out.json', tmp_path / 'pets.csv'
+  files = sorted(pets.rglob('*.*'))
+  tags = {'dog': 'animal|bright', 'cat': 'animal'}
+  lines = [f'{f},{tags[f.parent.name]}' for f in files]
+  table.write_text('\n'.join(['file,tags', *lines]))
+  data = f'csv:{table}?labels=tags'
+  flags = ('--data', data, '--model', 'squeezenet1_1', '--image-size', 33)
+  flags += ('--weights', squeezenet, '--seeds', 1, '--out', run)
+  ended = launch('extract', *flags, '--head', 'logistic')
+  assert ended.status == 0, ended.err
+  result = json.loads((run / 'result.json').read_text())
+  assert result['mean_average_precision'] > 0.9 and 'mean average' in ended.out
+  ended = launch('predict', '--run', run, '--images', pets, '--out', out)
+  assert ended.status == 0, ended.err
+  rows = json.loads(out.read_text())
+  wanted = [tags['dog' if 'dog' in row['image'] else 'cat'] for row in rows]
+  said = [row['classes'] for row in rows]
+  assert np.mean([a == b for a, b in zip(said, wanted, strict=True)]) > 0.75
+  assert all(0 <= row['p(bright)'] <= 1 for row in rows)
+  ended = launch('evaluate', '--run', run, '--data', data, '--out', tmp_path / 'judged')
+  assert ended.status == 2 and 'not one class an image' in ended.err
+  ended = launch('finetune', '--data', data, *CNN, '--out', tmp_path / 'tuned')
+  assert ended.status == 2 and 'several classes; use extract' in ended.err

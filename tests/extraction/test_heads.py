@@ -88,6 +88,31 @@ def test_a_regression(run, name, targets):
   assert r2 > (0.8 if name == 'knn' else 0.98)
 
 
+@pytest.mark.parametrize('name', ['mlp', 'linear', 'logistic'])
+def test_several_classes(pixels, run, name):
+  """Of each digit whether it is even, above four, and prime."""
+  digit = pixels[1][:, None]
+  labels = np.concatenate([digit % 2 == 0, digit > 4, np.isin(digit, (2, 3, 5, 7))], 1)
+  x, classes = pixels[0] / np.float32(16), ('even', 'above four', 'prime')
+  training, validation = (
+    Dataset(x[s], labels[s], classes) for s in np.s_[:400, 400:600]
+  )
+  settings = heads.settings(name, False, 1e-2)
+  find = heads.searcher(name, settings, training, epochs=20, batch_size=32)
+  found = find(training, validation, 0, run)
+  score = search.score(found.heads[0], validation)
+  assert found.records[-1]['validation_mean_average_precision'] == score > 0.85
+  trial = search.judge(found, 0, validation)
+  assert trial.logits.shape == (200, 3) and np.isnan(trial.accuracy)
+  assert np.mean((trial.logits > 0) == validation.labels) > 0.8
+
+
+def test_heads_of_one_class_refuse_several():
+  training = Dataset(np.zeros((3, 2), np.float32), np.eye(3, dtype=bool), tuple('abc'))
+  with pytest.raises(InputError, match='--head knn gives one class.*mlp, linear, logi'):
+    heads.searcher('knn', [{}], training, 1, 1)
+
+
 @pytest.mark.parametrize('name', ['logistic', 'nearest_mean', 'svm'])
 def test_heads_of_classes_refuse_targets(name):
   training = Dataset(np.zeros((3, 2), np.float32), np.zeros(3, np.float32), ())

@@ -55,7 +55,7 @@ def test_it_comes_back(cnn, tmp_path, raw, kind, endpoint, pooling):
   back = saved.load(tmp_path / 'new')
   assert back.model == joined
   assert raw(back.variables) == raw(together)
-  assert back[2:] == (CLASSES, TRANSFORM)
+  assert back[2:] == (CLASSES, TRANSFORM, False)
   logits = (m.apply(v, cnn[2])['logits'] for m, v in ((joined, together), back[:2]))
   np.testing.assert_array_equal(*logits)
   assert {path.name for path in (tmp_path / 'new').iterdir()} == {

@@ -90,3 +90,19 @@ def test_one_target_may_have_an_axis_of_its_own():
   column = targets[:, None] + 0.5
   assert scores.regression(column, targets) == scores.regression(column[:, 0], targets)
   assert scores.regression(targets, targets) == {'mae': 0.0, 'rmse': 0.0, 'r2': 1.0}
+
+
+def test_multi_label_by_hand():
+  labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], bool)
+  logits = np.array([[2.0, -1, -1], [1, -3, -1], [-1, 1, -1], [-2, -4, 1]])
+  figures = scores.multi_label(logits, labels)
+  # First class by rank: right, wrong, right: (1 + 2 / 3) / 2. Second: right, wrong,
+  # right, wrong likewise. No example has the third, which has no curve.
+  precision = {'a': (1 + 2 / 3) / 2, 'b': (1 + 2 / 3) / 2}
+  np.testing.assert_allclose(
+    figures['mean_average_precision'], np.mean(list(precision.values()))
+  )
+  # Said: a, a, b, c. Of a one is right, one wrong, one missed; of b one is missed.
+  np.testing.assert_allclose(figures['macro_f1'], (1 / 2 + 2 / 3 + 0) / 3)
+  np.testing.assert_allclose(figures['micro_f1'], 2 * 2 / (4 + 4))
+  np.testing.assert_allclose(figures['exact'], 1 / 4)

@@ -24,7 +24,8 @@ def read_npz(path: str) -> Splits:
   It holds 'image' and 'label' (or 'images' and 'labels', or 'x' and 'y'), or one such
   pair a split: 'x_train', 'y_train', 'x_test', 'train_images', 'test_labels', ...
   Images are (N, H, W) or (N, H, W, C), uint8, or floats in [0, 1]; float rows (N, D)
-  are features. Integer or string labels are classes, floats a regression's targets.
+  are features. Integer or string labels are classes, bools (N, K) any number of K
+  classes, floats a regression's targets.
 
   Raises:
     InputError: it is missing or damaged, or its arrays are of other shapes.
@@ -178,6 +179,9 @@ def _splits(pairs, path, names):
   labels = {split: pair['label'] for split, pair in pairs.items()}
   if any(np.issubdtype(values.dtype, np.floating) for values in labels.values()):
     labels, classes = {k: np.float32(v) for k, v in labels.items()}, ()
+  elif all(v.dtype == bool and v.ndim == 2 for v in labels.values()):
+    (count,) = {values.shape[1] for values in labels.values()}
+    classes = tuple(map(str, range(count)))
   elif any(values.ndim != 1 for values in labels.values()):
     raise InputError(f'{path}: class labels must be one integer or string an example')
   else:

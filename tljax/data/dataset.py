@@ -17,13 +17,19 @@ class Dataset:
   Attributes:
     images: (N, H, W, 3) uint8, in memory or decoded when indexed; or features (N, D)
       float32 in their place.
-    labels: (N,) int32 in [0, K), or targets of a regression, (N,) or (N, T) float32.
+    labels: (N,) int32 in [0, K); (N, K) bool where an example may have several classes
+      or none; or targets of a regression, (N,) or (N, T) float32.
     classes: K names; none for a regression.
   """
 
   images: np.ndarray | Images
   labels: np.ndarray
   classes: tuple[str, ...]
+
+  @property
+  def is_multi_label(self) -> bool:
+    """Whether an example may have several classes, or none."""
+    return self.labels.dtype == bool
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -52,6 +58,8 @@ class Dataset:
     """
     if not self.classes:
       raise InputError("--shots counts examples of classes; these are a regression's")
+    if self.is_multi_label:
+      raise InputError('--shots counts examples of one class each; these have several')
     rng = np.random.default_rng(seed)
     chosen = []
     for k, name in enumerate(self.classes):

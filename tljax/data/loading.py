@@ -128,7 +128,8 @@ def split(sources: Splits, validation: float | None = None) -> dict[str, Source]
 
 def _divide(source, shares):
   shares = {'train': 1 - sum(shares.values()), **shares}
-  strata = source.labels if source.classes else np.zeros(len(source), np.int32)
+  one_each = source.classes and source.labels.ndim == 1
+  strata = source.labels if one_each else np.zeros(len(source), np.int32)
   parts = stratified(strata, shares, seed=0)
   return {name: source.take(rows) for name, rows in parts.items()}
 
@@ -172,7 +173,7 @@ def decode(
   if corrupt:
     kept = np.setdiff1d(np.arange(len(source)), corrupt)
     lost = np.setdiff1d(source.labels, source.labels[kept])
-    if source.classes and len(lost):
+    if source.classes and source.labels.ndim == 1 and len(lost):
       name = source.classes[int(lost[0])]
       raise InputError(f'{source.origin}: no image of class {name!r} can be read')
     source, decoded = source.take(kept), decoded[kept] if in_memory else None

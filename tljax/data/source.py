@@ -20,7 +20,8 @@ class Source:
 
   Attributes:
     items: N images.
-    labels: (N,) int32 in [0, K), or targets of a regression, (N,) or (N, T) float32.
+    labels: (N,) int32 in [0, K); (N, K) bool where an example may have several classes
+      or none; or targets of a regression, (N,) or (N, T) float32.
     classes: K names; none for a regression.
     origin: where the examples are from, for messages.
     digest: tells apart contents that are not files.
@@ -49,6 +50,8 @@ class Source:
   def label(self, index: int) -> str:
     """Name of an example's class, or its targets."""
     label = self.labels[index]
+    if label.dtype == bool:
+      return '|'.join(np.array(self.classes)[label])
     return self.classes[label] if self.classes else str(label)
 
   def take(self, indices: np.ndarray) -> 'Source':
@@ -58,6 +61,8 @@ class Source:
 
   def keep_classes(self, names: Sequence[str]) -> 'Source':
     """Returns the examples of some classes, which are numbered anew, as named.
+
+    Where an example may have several it returns all, less what other classes they have.
 
     Raises:
       InputError: there is no such class.
@@ -69,6 +74,9 @@ class Source:
           f'{", ".join(self.classes) or "none: it has no classes"}'
         )
     old = np.array([self.classes.index(name) for name in names])
+    if self.labels.dtype == bool:
+      labels = self.labels[:, old]
+      return dataclasses.replace(self, labels=labels, classes=tuple(names))
     kept = self.take(np.flatnonzero(np.isin(self.labels, old)))
     renumber = np.zeros(len(self.classes), np.int32)
     renumber[old] = np.arange(len(old))
@@ -101,6 +109,31 @@ def _ends(path):
       return os.fsencode(path.name), str(size).encode(), first, file.read(_END)
   except OSError:  # such as a broken link; decoding says so where it matters
     return os.fsencode(path.name), b'unreadable'
+
+
+def several_labels(
+  values: Mapping[str, Sequence[str]], origin: str
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+  """Numbers labels such as 'cat|dog' of several splits; '' has no class.
+
+  Returns:
+    By split, (N, K) bool, and the sorted names of the classes.
+
+  Raises:
+    InputError: there is no class at all.
+  """
+  named = {
+    split: [{name.strip() for name in text.split('|')} - {''} for text in texts]
+    for split, texts in values.items()
+  }
+  classes = sorted({c for group in named.values() for names in group for c in names})
+  if not classes:
+    raise InputError(f'{origin}: no example has a class; write such as cat|dog')
+  labels = {
+    split: np.array([[c in names for c in classes] for names in group], bool)
+    for split, group in named.items()
+  }
+  return labels, tuple(classes)
 
 
 Splits = Mapping[str, Source]  # 'train', 'validation', 'test'; or 'all', unsplit

@@ -12,7 +12,13 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from tljax.data.source import SPLIT_NAMES, Source, Splits, class_labels
+from tljax.data.source import (
+  SPLIT_NAMES,
+  Source,
+  Splits,
+  class_labels,
+  several_labels,
+)
 from tljax.errors import InputError
 
 _IMAGE = ('image', 'path', 'file', 'filename', 'file_name')
@@ -24,8 +30,9 @@ def read_csv(spec: str) -> Splits:
 
   Args:
     spec: PATH, or PATH?image=COLUMN&label=COLUMN; of a regression
-      PATH?target=COLUMN[,COLUMN]. By default the columns are called image (or path or
-      file) and label (or class). Relative paths of images start at the file's folder.
+      PATH?target=COLUMN[,COLUMN]; PATH?labels=COLUMN where an image may have several
+      classes, written cat|dog, or none. By default the columns are called image (or
+      path or file) and label (or class). Relative paths start at the file's folder.
       With features=COLUMN[,COLUMN], or features=all for all columns left, examples are
       rows of numbers, in that order. A column 'split' with train, val (or validation)
       and test divides the rows.
@@ -36,23 +43,26 @@ def read_csv(spec: str) -> Splits:
   """
   path, _, query = spec.partition('?')
   options = dict(urllib.parse.parse_qsl(query))
-  unknown = sorted(set(options) - {'image', 'features', 'label', 'target'})
+  known = {'image', 'features', 'label', 'labels', 'target'}
+  unknown = sorted(set(options) - known)
   if unknown:
     raise InputError(
-      f'csv:{spec}: {unknown[0]!r} is none of image, features, label and target'
+      f'csv:{spec}: {unknown[0]!r} is none of image, features, label, labels, target'
     )
   header, rows = _rows(path)
   targets = options['target'].split(',') if 'target' in options else []
-  label = None if targets else _column(path, header, options.get('label'), _LABEL)
+  name = options.get('labels', options.get('label'))
+  label = None if targets else _column(path, header, name, _LABEL)
   wanted = [_column(path, header, name, ()) for name in targets] or [label]
+  filled = [] if 'labels' in options else wanted
   if 'features' in options:
     rest = ','.join(column for column in header if column not in (*wanted, 'split'))
     names = rest if options['features'] == 'all' else options['features']
     inputs = [_column(path, header, name, ()) for name in names.split(',')]
-    _check_filled(path, rows, [*inputs, *wanted])
+    _check_filled(path, rows, [*inputs, *filled])
   else:
     inputs = [_column(path, header, options.get('image'), _IMAGE)]
-    _check_filled(path, rows, [*inputs, *wanted])
+    _check_filled(path, rows, [*inputs, *filled])
     _check_unique(path, rows, *inputs)
   members = collections.defaultdict(list)
   for line, row in rows:
@@ -64,7 +74,8 @@ def read_csv(spec: str) -> Splits:
       labels[split] = labels[split][:, 0] if len(wanted) == 1 else labels[split]
   else:
     names = {k: np.array([row[label] for _, row in g]) for k, g in members.items()}
-    labels, classes = class_labels(names, path)
+    read = several_labels if 'labels' in options else class_labels
+    labels, classes = read(names, path)
 
   def source(split, group):
     if 'features' not in options:

@@ -47,6 +47,7 @@ _FITS = {
   'svm': standardized(svm.fit),
 }
 _REGRESSIONS = ('mlp', 'linear', 'ridge', 'knn')
+_MULTI_LABEL = ('mlp', 'linear', 'logistic')
 
 
 def settings(name: Name, sweeps: bool, learning_rate: float) -> list[dict]:
@@ -85,13 +86,18 @@ def searcher(
     batch_size: likewise.
 
   Raises:
-    InputError: the head is of classes alone, and these are targets of a regression;
-      or a number is out of its range.
+    InputError: the head is of classes alone, and these are targets of a regression; it
+      gives one class, and these are several; or a number is out of its range.
   """
   if not training.classes and name not in _REGRESSIONS:
     raise InputError(
       f'--head {name} tells classes apart and the set has targets of a regression; '
       f'choose one of {", ".join(_REGRESSIONS)}'
+    )
+  if training.is_multi_label and name not in _MULTI_LABEL:
+    raise InputError(
+      f'--head {name} gives one class and the examples have several; choose one of '
+      f'{", ".join(_MULTI_LABEL)}'
     )
   if name in _FITS:
     return _fitter(name, settings)
@@ -99,6 +105,7 @@ def searcher(
   steps = batches.steps_for(training, epochs, batch_size)
   width = len(training.classes) or training.labels[:1].size
   loss = losses.cross_entropy if training.classes else losses.squared_error
+  loss = losses.binary_cross_entropy if training.is_multi_label else loss
   model = probe.Probe(FlattenMLP(width)) if name == 'mlp' else linear.LinearProbe(width)
 
   def make(learning_rate, weight_decay=None, dropout=None):

@@ -33,12 +33,14 @@ class Saved(NamedTuple):
     variables: its variables.
     classes: names, by logit; none of a regression.
     transform: how an image file becomes such an image, but for the scale.
+    is_multi_label: whether each logit is of a class against its absence.
   """
 
   model: Classifier
   variables: Variables
   classes: tuple[str, ...]
   transform: Transform
+  is_multi_label: bool = False
 
 
 def save(
@@ -48,6 +50,7 @@ def save(
   variables: Variables,
   classes: Sequence[str],
   transform: Transform,
+  is_multi_label: bool = False,
 ) -> None:
   """Writes variables.msgpack and model.json, each whole or not at all.
 
@@ -58,6 +61,7 @@ def save(
     variables: its variables.
     classes: names, by logit; none of a regression.
     transform: of the images.
+    is_multi_label: see `Saved`.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +72,7 @@ def save(
     'head': _describe(model.head),
     'classes': list(classes),
     'transform': dataclasses.asdict(transform),
+    'is_multi_label': is_multi_label,
   }
   text = json.dumps(description, indent=2) + '\n'
   _write(folder / 'model.json', text.encode())
@@ -88,9 +93,11 @@ def load(folder: str | pathlib.Path) -> Saved:
     head = _build(description['head'])
     transform = Transform(**description['transform'])
     model, classes = models.create(description['model']), description['classes']
+    is_multi_label = description.get('is_multi_label', False) is True
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(f'{folder}: holds no whole saved model ({error!r})') from error
-  return Saved(model.clone(head=head), variables, tuple(classes), transform)
+  model = model.clone(head=head)
+  return Saved(model, variables, tuple(classes), transform, is_multi_label)
 
 
 def _describe(module: nn.Module) -> dict:

@@ -108,17 +108,23 @@ class Trainer(NamedTuple):
 
 
 def metric(split: Dataset) -> str:
-  """What `score` measures: 'accuracy', or of a regression 'r2'."""
+  """What `score` measures: 'accuracy', 'mean_average_precision', or 'r2'."""
+  if split.is_multi_label:
+    return 'mean_average_precision'
   return 'accuracy' if split.classes else 'r2'
 
 
 def score(head: Head, split: Dataset) -> float:
-  """Accuracy of a head on features; of a regression R squared, the targets' mean."""
+  """Accuracy of a head on features; where they have several classes its mean average
+  precision; of a regression R squared, the targets' mean.
+  """
   logits = head.logits(split.images)
-  if split.classes:
+  if split.classes and not split.is_multi_label:
     return scores.accuracy(logits, split.labels)
   if not np.isfinite(logits).all():
     return -np.inf
+  if split.is_multi_label:
+    return scores.multi_label(logits, split.labels)['mean_average_precision']
   return scores.regression(logits, split.labels)['r2']
 
 
@@ -137,10 +143,11 @@ def choose(found: Sequence[Candidates], validation: Dataset) -> int:
 def judge(found: Candidates, index: int, split: Dataset) -> train.Trial:
   """Looks at the split that judges, once, with the head of one setting.
 
-  The trial has the head's logits alone, and of a regression no accuracy.
+  The trial has the head's logits alone, and an accuracy where examples have a class.
   """
   logits = found.heads[index].logits(split.images)
-  accuracy = scores.accuracy(logits, split.labels) if split.classes else np.nan
+  has_one = split.classes and not split.is_multi_label
+  accuracy = scores.accuracy(logits, split.labels) if has_one else np.nan
   return train.Trial(None, found.records, logits, accuracy)
 
 
@@ -153,7 +160,8 @@ def hold_out(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
   if 'test' in splits:
     return dict(splits)
   training = splits['train']
-  strata = training.labels if training.classes else np.zeros(len(training), np.int32)
+  one_each = training.classes and not training.is_multi_label
+  strata = training.labels if one_each else np.zeros(len(training), np.int32)
   parts = stratified(strata, {'train': 0.8, 'validation': 0.2}, seed=0)
   held = {name: training.take(rows) for name, rows in parts.items()}
   return {**held, 'test': splits['validation']}

@@ -72,6 +72,29 @@ def calibration_error(
   return float(np.abs(gaps).sum() / len(labels))
 
 
+def multi_label(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Returns the scores of a classifier whose examples have any number of classes.
+
+  They are the mean, over the classes that any example has, of average precision, the
+  area under its steps of precision by recall; F1 at a probability of one half, the mean
+  over classes and over all labels; and 'exact', the share of examples whose classes
+  are all right.
+
+  Args:
+    logits: (N, K) float, of each class against its absence.
+    labels: (N, K) bool.
+  """
+  there, predicted = labels.any(0), logits > 0
+  precision = metrics.average_precision_score(labels[:, there], logits[:, there])
+  figures = {'mean_average_precision': precision}
+  for average in ('macro', 'micro'):
+    figures[f'{average}_f1'] = metrics.f1_score(
+      labels, predicted, average=average, zero_division=0
+    )
+  figures['exact'] = np.mean(np.all(predicted == labels, -1))
+  return {name: float(value) for name, value in figures.items()}
+
+
 def regression(predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]:
   """Returns the scores of a regression: 'mae', 'rmse', and 'r2', means over targets.
 

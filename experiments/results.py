@@ -1,0 +1,144 @@
+"""What every script ends with: a table, result.json, and a report page with plots."""
+
+import functools
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+
+from tljax import report
+from tljax.measures import scores
+from tljax.run import Run
+from tljax.train import Trial
+
+
+def conclude(
+  run: Run, trials: Mapping[str, Sequence[Trial]], title: str, text: str, **facts
+) -> report.Page:
+  """Prints the table, writes result.json, and returns the report page so far.
+
+  Args:
+    run: the run's folder.
+    trials: by strategy, a trial a seed.
+    title: of the page and the table.
+    text: one paragraph that says what the figures are.
+    **facts: join result.json.
+  """
+  strategies = {
+    name: report.summarise([t.accuracy for t in seeds], [t.seconds for t in seeds])
+    for name, seeds in trials.items()
+  }
+  rows = report.strategy_rows(strategies)
+  report.print_table(rows, title)
+  if len(strategies) == 1:
+    facts['accuracy'] = next(iter(strategies.values()))['accuracy_mean']
+  run.write_result({**facts, 'strategies': strategies})
+  print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
+  page = report.Page(run.folder / 'report.html', title, text)
+  page.table('Results', rows, 'Mean and standard deviation over seeds; training time.')
+  page.figure(
+    'Accuracy',
+    report.bars({name: s['accuracy'] for name, s in strategies.items()}, 'accuracy'),
+    'Bars are means, dots are seeds.',
+  )
+  records = {name: [t.records for t in seeds] for name, seeds in trials.items()}
+  _add_curves(page, records, 'validation_accuracy')
+  return page
+
+
+def conclude_regression(
+  run: Run, trials: Mapping[str, Sequence[Trial]], targets: np.ndarray, *about, **facts
+) -> report.Page:
+  """As `conclude`, of trials that predict targets (N,) or (N, T).
+
+  It reports the mean absolute error, in the targets' unit, and R squared, the mean
+  over targets.
+  """
+  measure = functools.partial(scores.regression, targets=targets)
+  page = _conclude_by(run, trials, measure, ('r2', 'mae'), *about, **facts)
+  for name, seeds in trials.items():
+    first = seeds[0].logits
+    plot = report.parity(targets.reshape(first.shape), first)
+    page.figure(f'Predictions of {name.replace("_", " ")}', plot, 'First seed.')
+  return page
+
+
+def conclude_multi_label(
+  run: Run, trials: Mapping[str, Sequence[Trial]], labels: np.ndarray, *about, **facts
+) -> report.Page:
+  """As `conclude`, of trials whose examples have any number of classes, (N, K) bool.
+
+  It reports the mean average precision, both means of F1, and how many are all right.
+  """
+  measure = functools.partial(scores.multi_label, labels=labels)
+  metrics = ('mean_average_precision', 'macro_f1', 'micro_f1', 'exact')
+  return _conclude_by(run, trials, measure, metrics, *about, **facts)
+
+
+def _conclude_by(
+  run: Run,
+  trials: Mapping[str, Sequence[Trial]],
+  measure: Callable[[np.ndarray], Mapping[str, float]],
+  metrics: Sequence[str],
+  title: str,
+  text: str,
+  **facts,
+) -> report.Page:
+  """As `conclude`, by metrics that `measure` finds of logits; the first has curves."""
+  strategies, rows = {}, []
+  for name, seeds in trials.items():
+    found = [measure(t.logits) for t in seeds]
+    figures = {metric: [f[metric] for f in found] for metric in metrics}
+    ddof = min(1, len(found) - 1)
+    spreads = {
+      metric.replace('_', ' '): f'{np.mean(v):.3f} ± {np.std(v, ddof=ddof):.3f}'
+      for metric, v in figures.items()
+    }
+    seconds = float(np.mean([t.seconds for t in seeds]))
+    strategies[name] = {**figures, 'seconds': seconds}
+    label = name.replace('_', ' ')
+    rows.append({'strategy': label, **spreads, 'seconds': f'{seconds:.1f}'})
+  report.print_table(rows, title)
+  if len(strategies) == 1:
+    facts |= {metric: float(np.mean(figures[metric])) for metric in metrics}
+  run.write_result({**facts, 'strategies': strategies})
+  print(f'wrote {run.folder / "report.html"}', file=sys.stderr)
+  page = report.Page(run.folder / 'report.html', title, text)
+  page.table('Results', rows, 'Mean and standard deviation over seeds; training time.')
+  records = {name: [t.records for t in seeds] for name, seeds in trials.items()}
+  _add_curves(page, records, f'validation_{metrics[0]}')
+  return page
+
+
+def _add_curves(page, records, metric):
+  """Adds learning curves; what was fitted and not trained has none."""
+  if all('loss' in seed[-1] for seeds in records.values() for seed in seeds):
+    page.figure(
+      'Learning curves',
+      report.curves(records, 'loss', metric),
+      f'Training loss, and {metric.partition("_")[2]} on the validation split.',
+    )
+
+
+def conclude_grid(
+  run: Run,
+  tasks: Collection[str],
+  methods: Collection[str],
+  seeds: Collection[int],
+  title: str,
+) -> report.Page:
+  """Prints the table of methods by tasks; writes result.json, returns the page so far.
+
+  Each training left a record with its 'accuracy', 'seconds' and other numbers, named
+  '{task}, {method}-{seed}'.
+  """
+  figures, done = {}, {record['run']: record for record in run.records()}
+  for method in methods:
+    figures[method.replace('_', ' ')] = by_task = {}
+    for task in tasks:
+      records = [done[f'{task}, {method}-{seed}'] for seed in seeds]
+      names = [k for k, v in records[0].items() if isinstance(v, int | float)]
+      columns = {name: [r[name] for r in records] for name in names}
+      by_task[task] = report.summarise(columns.pop('accuracy'), **columns)
+  run.write_result(figures)
+  return report.write_grid(run.folder, f'{title}, {len(seeds)} seeds', figures)
