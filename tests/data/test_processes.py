@@ -47,7 +47,7 @@ def free_port():
 
 
 def start(index, count, port, out):
-  flags = f'--xla_force_host_platform_device_count={4 // count}'
+  flags = os.environ['XLA_FLAGS'].replace('=8', f'={4 // count}')
   environment = {**os.environ, 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
   command = [sys.executable, '-c', SCRIPT, *map(str, (index, count, port, out))]
   return subprocess.Popen(
