@@ -106,3 +106,10 @@ def library_entropy(monkeypatch):
     return -jnp.sum(predictions * jnp.log(predictions + 1e-5), -1)
 
   monkeypatch.setattr(losses, 'entropy', entropy)
+
+
+@pytest.fixture
+def two_sources(points_batch):
+  """The batch of points whose source is of two domains, by turns."""
+  domain = np.arange(8, dtype=np.int32) % 2
+  return {**points_batch, 'source': {**points_batch['source'], 'domain': domain}}

@@ -210,3 +210,11 @@ def test_distances_are_symmetric_and_see_a_shift(distance):
   x, y = jnp.float32(SOURCE), jnp.float32(TARGET)
   np.testing.assert_allclose(distance(x, y), distance(y, x), rtol=1e-5)
   assert distance(x, x * 3 + 1) > distance(x, x)
+
+
+def test_moment_distance(check_slow):
+  def slow(source, target):
+    gaps = [np.mean(source**k, 0) - np.mean(target**k, 0) for k in (1, 2, 3)]
+    return sum(np.sqrt(np.sum(gap**2)) for gap in gaps)
+
+  check_slow(lambda s, t: shift.moment_distance(s, t, moments=3), slow, SOURCE, TARGET)

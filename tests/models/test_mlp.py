@@ -10,7 +10,7 @@ def test_it_is_dense_layers_of_standardised_rows():
   model = mlp.of_rows(rows, 2, widths=(5, 4))
   some = np.float32(rng.normal(size=(6, 3)))
   variables = model.init(jax.random.key(0), some)
-  params = variables['params']
+  params = jax.device_get(variables['params'])
   deviations = np.array([rows[:, 0].std(), rows[:, 1].std(), 1])
   x = (some - rows.mean(0)) / deviations
   for name in model.spec.stages:

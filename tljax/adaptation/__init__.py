@@ -2,10 +2,11 @@
 
 Every step takes `{'source': {'image', 'label'}, 'target': {'image'}}`: a target label
 is not there to leak. Methods that add a loss take 'labelled': {'image', 'label'} beside
-them, the few examples of the target whose labels are known. Shared are `alignment.py`
-(a loss of both domains, and sums of such), `adversarial.py`, `phases.py` (first the
-source, then the target) and `pseudo.py` (pseudo-labels); `presets.py` fits schedules to
-the length of a run.
+them, the few examples of the target whose labels are known; a source of several domains
+has 'domain' too. Shared are `alignment.py` (a loss of both domains, and sums of such),
+`adversarial.py`, `phases.py` (first the source, then the target), `pseudo.py`
+(pseudo-labels) and `sources.py` (several source domains, and generalisation, which
+looks at no target); `presets.py` fits schedules to the length of a run.
 """
 
 import sys

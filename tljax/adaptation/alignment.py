@@ -66,7 +66,8 @@ def align(
     model: outputs by endpoint, among them 'logits'.
     optimizer: moves all parameters.
     alignment_loss: `(params, source_outputs, target_outputs, strength) -> scalar`;
-      it applies the strength itself. The source's outputs have its 'label' too.
+      it applies the strength itself. The source's outputs have its 'label' too, and its
+      'domain' where there are several; see `sources.py`.
     strength: a number, or a schedule of the step.
     init_params: `(key, outputs) -> {part: params}`: parameters of the loss itself.
     augment: see `both_domains`.
@@ -84,7 +85,8 @@ def align(
       model, params, state, batch, rng, augment
     )
     logits, labels = source['logits'], batch['source']['label']
-    source = {**source, 'label': labels}
+    given = {k: batch['source'][k] for k in ('label', 'domain') if k in batch['source']}
+    source = {**source, **given}
     if 'labelled' in batch:
       logits = jnp.concatenate([logits, target['labelled']['logits']])
       labels = jnp.concatenate([labels, batch['labelled']['label']])

@@ -149,6 +149,18 @@ def cmd(
   return total
 
 
+def moment_distance(
+  source: jax.Array, target: jax.Array, *, moments: int = 2
+) -> jax.Array:
+  """The distances of the means of x, x^2, ..., summed (Peng et al., 2019, equation 1).
+
+  Powers are coordinate by coordinate, and not centred. Shapes (N, D) and (M, D).
+  """
+  _check(source, target)
+  orders = range(1, moments + 1)
+  return sum(_norm(jnp.mean(source**k, 0) - jnp.mean(target**k, 0)) for k in orders)
+
+
 def homm(source: jax.Array, target: jax.Array, *, order: int = 3) -> jax.Array:
   """Higher-order moment matching (Chen et al., 2020, equation 4).
 
