@@ -29,6 +29,8 @@ class Flags(settings.Flags):
 
   domains: tuple[str, ...]
   """Sets of the same classes; every ordered pair is a task."""
+  several: bool = False
+  """Of a task the sources are all other sets, and each set is a target once."""
   methods: tuple[str, ...]
   """Methods of adaptation, beside the baselines and the oracle."""
   frozen: bool = False
@@ -59,21 +61,26 @@ def compare(flags: Flags) -> None:
   if first.images.ndim == 2:
     start, model = None, Bottleneck(Linear(len(first.classes)))
   oracle = () if flags.transductive else ('oracle',)
-  methods = flags.adaptation((*flags.baselines, *oracle, *flags.methods), model, steps)
+  names = (*flags.baselines, *oracle, *flags.methods)
+  count = len(domains) - 1 if flags.several else 1
+  methods = flags.adaptation(names, model, steps, domains=count)
   run = flags.open_run(without=('domains', 'methods', 'seeds'))
-  tasks = {f'{a} to {b}': (a, b) for a, b in itertools.permutations(domains, 2)}
-  for (task, pair), name in itertools.product(tasks.items(), methods):
+  pairs = [((a,), b) for a, b in itertools.permutations(domains, 2)]
+  if flags.several:
+    pairs = [([k for k in domains if k != target], target) for target in domains]
+  tasks = {f'{" and ".join(a)} to {b}': (a, b) for a, b in pairs}
+  for (task, (names, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
-    source, target = (domains[k] for k in pair)
-    training = [source['train']], target['train']
+    sources, target = [domains[k] for k in names], domains[target]
+    training = [source['train'] for source in sources], target['train']
     streams = {
       seed: flags.batches_for(name, methods[name], *training, seed)
       for seed in done
       if not run.records(done[seed])
     }
     for seed, one in train(methods[name], streams, steps, target, start):
-      features = judging.features(model, one, (source, target))
-      facts = judging.judge(methods[name], one, source, target, features)
+      features = judging.features(model, one, (sources[0], target))
+      facts = judging.judge(methods[name], one, sources[0], target, features)
       if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:
         judging.keep(run.folder / 'features', name, features)
       run.log(done[seed], {'accuracy': one.accuracy, 'seconds': one.seconds} | facts)
@@ -98,7 +105,8 @@ def conclude(flags, run, tasks, domains, methods) -> None:
   rows = judging.correlations(by_task)
   report.print_table(rows, 'Validators: rank correlation with the accuracy')
   page.table('Validators', rows, judging.correlations.__doc__)
-  first = {k: domains[k] for k in next(iter(tasks.values()))}
+  (source, *_), target = next(iter(tasks.values()))
+  first = {k: domains[k] for k in (source, target)}
   figure = judging.draw(run.folder / 'features', methods, first)
   text = 't-SNE of test examples, first pair and seed; labels colour it.'
   page.figure('Features', figure, text)

@@ -61,6 +61,26 @@ def test_a_grid_on_the_features_of_a_frozen_network(
   assert len(accuracies) == 6 and np.mean(accuracies) > 0.7
 
 
+def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
+  third = tmp_path / 'third'
+  third.symlink_to(pets)
+  flags = ('--domains', *domains, f'folder:{third}', '--several', '--methods', 'm3sda')
+  flags += ('--model', 'cnn', '--image-size', 12, '--epochs', 12, '--batch-size', 4)
+  flags += ('--seeds', 1, '--learning-rate', 0.01, '--out', tmp_path / 'run')
+  ended = launch('compare', *flags)
+  assert ended.status == 0, ended.err
+  result = json.loads((tmp_path / 'run/result.json').read_text())
+  tasks = [
+    'other and third to pets',
+    'pets and third to other',
+    'pets and other to third',
+  ]
+  for by_task in result.values():
+    assert list(by_task) == tasks
+  means = [figures['accuracy_mean'] for figures in result['m3sda'].values()]
+  assert np.mean(means) >= 0.75
+
+
 @pytest.mark.parametrize(
   ('count', 'changes', 'match'),
   [(1, (), 'two or more'), (2, ('--methods', 'magic'), "method 'magic' is unknown")],
