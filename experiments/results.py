@@ -137,7 +137,8 @@ def conclude_grid(
     figures[method.replace('_', ' ')] = by_task = {}
     for task in tasks:
       records = [done[f'{task}, {method}-{seed}'] for seed in seeds]
-      names = [k for k, v in records[0].items() if isinstance(v, int | float)]
+      names = set.intersection(*map(set, records)) - {'run'}
+      names = [k for k in sorted(names) if isinstance(records[0][k], int | float)]
       columns = {name: [r[name] for r in records] for name in names}
       by_task[task] = report.summarise(columns.pop('accuracy'), **columns)
   run.write_result(figures)
