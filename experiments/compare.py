@@ -17,7 +17,7 @@ from tljax import report
 from tljax.data import batches
 from tljax.data.dataset import check_same_classes, whole
 from tljax.errors import InputError
-from tljax.extraction.bottleneck import Bottleneck
+from tljax.extraction.bottleneck import Bottleneck, Norm
 from tljax.extraction.features import extract_splits
 from tljax.models import Linear
 from tljax.train import Trial, trial, trials_at_once
@@ -35,6 +35,8 @@ class Flags(settings.Flags):
   """Methods of adaptation, beside the baselines and the oracle."""
   frozen: bool = False
   """Adapt a small network on the features of the frozen one, in seconds a run."""
+  norm: Norm = 'layer'
+  """Of that small network; AdaBN and Tent want 'batch'."""
   transductive: bool = False
   """Adapt to all examples of the target, unlabelled, and judge on them, as papers on
   features do; learn on all of the source. There is no oracle then."""
@@ -59,7 +61,7 @@ def compare(flags: Flags) -> None:
   steps = batches.steps_for(first, flags.epochs, flags.batch_size)
   start, model = backbone, flags.build_model(len(first.classes))
   if first.images.ndim == 2:
-    start, model = None, Bottleneck(Linear(len(first.classes)))
+    start, model = None, Bottleneck(Linear(len(first.classes)), norm=flags.norm)
   oracle = () if flags.transductive else ('oracle',)
   names = (*flags.baselines, *oracle, *flags.methods)
   count = len(domains) - 1 if flags.several else 1

@@ -1,7 +1,11 @@
 """A small network on the features of a frozen one, for methods that train features."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
+
+Norm = Literal['layer', 'batch']
 
 
 class Bottleneck(nn.Module):
@@ -13,13 +17,17 @@ class Bottleneck(nn.Module):
   Attributes:
     head: `(outputs, train) -> logits`, such as `models.Linear(num_classes)`.
     width: of the new features.
+    norm: by layer norm a method of strength 0 is the source alone. The published
+      libraries' batch norm, which sees both domains as one batch, adapts by itself, for
+      better or worse; AdaBN and Tent want it.
   """
 
   head: nn.Module
   width: int = 256
+  norm: Norm = 'layer'
 
   def setup(self):
-    self.backbone = _Layer(self.width)
+    self.backbone = _Layer(self.width, self.norm)
 
   def __call__(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     outputs = self.embed(features, train=train)
@@ -31,15 +39,18 @@ class Bottleneck(nn.Module):
 
 
 class _Layer(nn.Module):
-  """A dense layer, batch norm, ReLU, as the published libraries' bottlenecks.
+  """A dense layer, a norm, ReLU.
 
   The norm comes after: before the layer it would blow up the features that the source
   hardly has and the target has.
   """
 
   width: int
+  norm: Norm
 
   @nn.compact
   def __call__(self, x, train=False):
     x = nn.Dense(self.width, use_bias=False, name='dense')(x)
+    if self.norm == 'layer':
+      return nn.relu(nn.LayerNorm(name='norm')(x))
     return nn.relu(nn.BatchNorm(not train, momentum=0.9, name='norm')(x))
