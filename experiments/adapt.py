@@ -7,12 +7,13 @@ Trains on the sources alone as well, with as many steps, to show what the method
 """
 
 import dataclasses
+import functools
 
 import jax
 
 from experiments import cli, results, settings
 from tljax.data import batches
-from tljax.data.dataset import Dataset, check_same_classes
+from tljax.data.dataset import Dataset
 from tljax.method import Method
 from tljax.train import Plan, compare
 
@@ -45,10 +46,9 @@ class Flags(settings.Flags):
 
 
 def adapt(flags: Flags) -> None:
-  sources = [flags.load_data(spec)['train'] for spec in flags.source]
-  target = flags.load_data(flags.target)
-  for source in sources:
-    check_same_classes(source, target['train'])
+  sources = [flags.load_data(spec) for spec in flags.source]
+  sources, target = flags.match(sources, flags.load_data(flags.target))
+  sources = [splits['train'] for splits in sources]
   steps = max(
     batches.steps_for(source, flags.epochs, flags.batch_size) for source in sources
   )
@@ -71,7 +71,8 @@ def adapt(flags: Flags) -> None:
   title = f'From {" and ".join(flags.source)} to {flags.target}'
   text = flags.describe(target, steps)
   if classes:
-    page = results.conclude(run, trials, title, text)
+    scores = functools.partial(flags.scores, target=target)
+    page = results.conclude(run, trials, title, text, scores=scores)
   else:
     judged = target.get('test', target['validation']).labels
     page = results.conclude_regression(run, trials, judged, title, text)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from experiments import cli, judging, results, settings
 from tljax import report
 from tljax.data import batches
-from tljax.data.dataset import check_same_classes, whole
+from tljax.data.dataset import whole
 from tljax.errors import InputError
 from tljax.extraction.bottleneck import Bottleneck, Norm
 from tljax.extraction.features import extract_splits
@@ -38,8 +38,7 @@ class Flags(settings.Flags):
   norm: Norm = 'layer'
   """Of that small network; AdaBN and Tent want 'batch'."""
   transductive: bool = False
-  """Adapt to all examples of the target, unlabelled, and judge on them, as papers on
-  features do; learn on all of the source. There is no oracle then."""
+  """Learn on all of the source, adapt to all of the target and judge on it: no oracle."""
   seeds: int = 5
 
 
@@ -55,9 +54,14 @@ def compare(flags: Flags) -> None:
   if flags.transductive:
     splits = ('train', 'validation', 'test')
     domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
-  first, *others = (splits['train'] for splits in domains.values())
-  for other in others:
-    check_same_classes(first, other)
+  pairs = [((a,), b) for a, b in itertools.permutations(domains, 2)]
+  if flags.several:
+    pairs = [([k for k in domains if k != target], target) for target in domains]
+  tasks = {
+    f'{" and ".join(a)} to {b}': flags.match([domains[k] for k in a], domains[b])
+    for a, b in pairs
+  }
+  first = next(iter(tasks.values()))[0][0]['train']
   steps = batches.steps_for(first, flags.epochs, flags.batch_size)
   start, model = backbone, flags.build_model(len(first.classes))
   if first.images.ndim == 2:
@@ -67,13 +71,8 @@ def compare(flags: Flags) -> None:
   count = len(domains) - 1 if flags.several else 1
   methods = flags.adaptation(names, model, steps, domains=count)
   run = flags.open_run(without=('domains', 'methods', 'seeds'))
-  pairs = [((a,), b) for a, b in itertools.permutations(domains, 2)]
-  if flags.several:
-    pairs = [([k for k in domains if k != target], target) for target in domains]
-  tasks = {f'{" and ".join(a)} to {b}': (a, b) for a, b in pairs}
-  for (task, (names, target)), name in itertools.product(tasks.items(), methods):
+  for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
-    sources, target = [domains[k] for k in names], domains[target]
     training = [source['train'] for source in sources], target['train']
     streams = {
       seed: flags.batches_for(name, methods[name], *training, seed)
@@ -85,9 +84,10 @@ def compare(flags: Flags) -> None:
       facts = judging.judge(methods[name], one, sources[0], target, features)
       if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:
         judging.keep(run.folder / 'features', name, features)
-      run.log(done[seed], {'accuracy': one.accuracy, 'seconds': one.seconds} | facts)
+      facts |= {'seconds': one.seconds, **flags.scores(one, target)}
+      run.log(done[seed], {'accuracy': one.accuracy} | facts)
       print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
-  conclude(flags, run, tasks, domains, list(methods))
+  conclude(flags, run, tasks, list(methods))
 
 
 def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
@@ -99,7 +99,7 @@ def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
       yield seed, trial(method, stream, steps, target, seed=seed, variables=start)
 
 
-def conclude(flags, run, tasks, domains, methods) -> None:
+def conclude(flags, run, tasks, methods) -> None:
   """Prints and writes what the whole grid says."""
   page = results.conclude_grid(run, tasks, methods, flags.seed_range(), 'Adaptation')
   trained = [r for r in run.records() if ', oracle-' not in r['run']]
@@ -108,7 +108,7 @@ def conclude(flags, run, tasks, domains, methods) -> None:
   report.print_table(rows, 'Validators: rank correlation with the accuracy')
   page.table('Validators', rows, judging.correlations.__doc__)
   (source, *_), target = next(iter(tasks.values()))
-  first = {k: domains[k] for k in (source, target)}
+  first = {'source': source, 'target': target}
   figure = judging.draw(run.folder / 'features', methods, first)
   text = 't-SNE of test examples, first pair and seed; labels colour it.'
   page.figure('Features', figure, text)

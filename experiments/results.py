@@ -13,7 +13,12 @@ from tljax.train import Trial
 
 
 def conclude(
-  run: Run, trials: Mapping[str, Sequence[Trial]], title: str, text: str, **facts
+  run: Run,
+  trials: Mapping[str, Sequence[Trial]],
+  title: str,
+  text: str,
+  scores: Callable[[Trial], Mapping[str, float]] = lambda trial: {},
+  **facts,
 ) -> report.Page:
   """Prints the table, writes result.json, and returns the report page so far.
 
@@ -22,12 +27,14 @@ def conclude(
     trials: by strategy, a trial a seed.
     title: of the page and the table.
     text: one paragraph that says what the figures are.
+    scores: those of a trial beside its accuracy.
     **facts: join result.json.
   """
-  strategies = {
-    name: report.summarise([t.accuracy for t in seeds], [t.seconds for t in seeds])
-    for name, seeds in trials.items()
-  }
+  strategies = {}
+  for name, seeds in trials.items():
+    found = [{'seconds': t.seconds, **scores(t)} for t in seeds]
+    columns = {key: [figures[key] for figures in found] for key in found[0]}
+    strategies[name] = report.summarise([t.accuracy for t in seeds], **columns)
   rows = report.strategy_rows(strategies)
   report.print_table(rows, title)
   if len(strategies) == 1:

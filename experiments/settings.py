@@ -1,7 +1,8 @@
-"""What the scripts that adapt share: their methods, and what each trains on."""
+"""What the scripts that adapt share: the setting, methods, and what each trains on."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import flax.linen as nn
 import numpy as np
@@ -10,12 +11,16 @@ from experiments import cli
 from tljax import discovery, models
 from tljax.adaptation import presets
 from tljax.adaptation.alignment import Aligned
+from tljax.adaptation.rejection import reject
 from tljax.data import batches
-from tljax.data.dataset import Dataset
+from tljax.data.dataset import Dataset, match_classes
 from tljax.errors import InputError
 from tljax.finetuning import plain
+from tljax.measures import scores
 from tljax.method import Method
+from tljax.train import Trial
 
+Splits = Mapping[str, Dataset]
 _BASELINES = ('source_only', 'source_and_target', 'oracle')
 
 
@@ -26,10 +31,34 @@ class Flags(cli.TrainingFlags):
   augment: cli.Augment = 'none'
   balanced: bool = False
   """Source batches hold every class alike."""
+  setting: Literal['closed', 'partial', 'open'] = 'closed'
+  """Both domains have the same classes; or the target only some of the source's; or
+  others too, which are one class, 'unknown'."""
+  source_classes: tuple[str, ...] = ()
+  """The only classes of the source to keep; by default all."""
+  target_classes: tuple[str, ...] = ()
+  """The only classes of the target to keep; by default all."""
   target_shots: int = 0
   """Labelled target images of each class, drawn by the seed from the training split."""
   library: bool = False
   """The settings of Transfer-Learning-Library's tables: SGD, rates, options."""
+
+  def match(
+    self, sources: Sequence[Splits], target: Splits
+  ) -> tuple[list[Splits], Splits]:
+    """Returns the domains' splits of the chosen classes, labelled by the sources'."""
+    target = _keep(target, self.target_classes, '--target-classes')
+    first, *others = (
+      _keep(source, self.source_classes, '--source-classes') for source in sources
+    )
+    others = [match_classes(first, other)[1] for other in others]
+    names, unknown = first['train'].classes, self.setting == 'open'
+    first, target = match_classes(first, target, self.setting)
+    others = [
+      {k: part.number_classes(names, unknown=unknown) for k, part in other.items()}
+      for other in others
+    ]
+    return [first, *others], target
 
   @property
   def baselines(self) -> tuple[str, ...]:
@@ -53,13 +82,13 @@ class Flags(cli.TrainingFlags):
       if self.library:
         factor = 0.1 if pretrained else 1.0
         optimizer = presets.library_optimizer(name, steps, factor)
-      methods[discovery.label(name)] = (
-        plain.method(model, optimizer, loss=task_loss)
-        if name in _BASELINES
-        else presets.build(
-          name, model, optimizer, steps, strength, task_loss, domains, self.library
-        )
-      )
+      if name in _BASELINES:
+        method = plain.method(model, optimizer, loss=task_loss)
+        method = reject(method) if self.setting == 'open' else method
+      else:
+        options = strength, task_loss, domains, self.library
+        method = presets.build(name, model, optimizer, steps, *options)
+      methods[discovery.label(name)] = method
     return methods
 
   def batches_for(
@@ -82,6 +111,8 @@ class Flags(cli.TrainingFlags):
       target: training split, of the same classes.
       seed: fixes the order, and what is labelled.
     """
+    if self.setting == 'open':  # balanced batches are of the classes that they have
+      sources = [source.keep_classes(source.classes[:-1]) for source in sources]
     streams = [self.stream(s, seed, balanced=self.balanced) for s in sources]
     on_source = batches.merge(*streams)
     on_target = self.stream(target, seed)
@@ -99,3 +130,19 @@ class Flags(cli.TrainingFlags):
       return batches.pair(on_source, on_target, labelled)
     both = batches.join(on_source, labelled)
     return both if name == 'source_and_target' else batches.pair(both, on_target)
+
+  def scores(self, trial: Trial, target: Splits) -> dict[str, float]:
+    """Scores of a trial beside its accuracy: those of open sets, in that setting."""
+    if self.setting != 'open':
+      return {}
+    judged = target.get('test', target['validation'])
+    return scores.open_set(trial.logits, judged.labels)
+
+
+def _keep(splits, names, flag):
+  if not names:
+    return splits
+  try:
+    return {name: part.keep_classes(names) for name, part in splits.items()}
+  except InputError as error:
+    raise InputError(f'{flag}: {error}') from error

@@ -22,6 +22,19 @@ def test_summarise_has_the_samples_deviation():
   assert summary['seconds'] == 3.0
 
 
+def test_scores_have_columns_of_their_own():
+  scores = {'os_star': [0.5, 0.7], 'hos': [0.25, 0.35]}
+  summary = report.summarise([0.5, 0.6], [1.0, 2.0], **scores)
+  assert summary['hos'] == [0.25, 0.35] and summary['hos_mean'] == pytest.approx(0.3)
+  (row,) = report.strategy_rows({'osbp': summary})
+  columns = ['strategy', 'accuracy (%)', 'OS* (%)', 'HOS (%)', 'seconds']
+  assert list(row) == columns and row['OS* (%)'] == '60.0 ± 14.1'
+  other = report.summarise([0.5], [1.0], os_star=[0.9], hos=[0.5])
+  (row,) = report.grid_rows({'osbp': {'a to b': summary, 'b to a': other}})
+  assert row['mean OS*'] == '75.0' and row['mean HOS'] == '40.0'
+  assert list(row)[-3:] == ['mean OS*', 'mean HOS', 'seconds']
+
+
 def test_one_seed_has_no_deviation():
   assert report.summarise([0.5], [1.0])['accuracy_std'] == 0.0
 

@@ -36,28 +36,34 @@ _COLOURS = matplotlib.colormaps['tab10'].colors
 Rows = Sequence[Mapping[str, str]]  # one dict a row, all with the same keys
 
 
+SCORES = {'os_star': 'OS*', 'unk': 'UNK', 'hos': 'HOS'}  # see `scores.open_set`
+
+
 def summarise(
   accuracies: Sequence[float], seconds: Sequence[float], **others: Sequence[float]
 ) -> dict:
   """Figures of one strategy over its seeds; the deviation is the sample's (n - 1).
 
-  Of the seconds, and of `others`, it has the mean.
+  `others` are further figures of each seed; but for `SCORES` it has their means alone.
   """
-  return {
-    'accuracy_mean': float(np.mean(accuracies)),
-    'accuracy_std': float(np.std(accuracies, ddof=min(1, len(accuracies) - 1))),
-    'accuracy': [float(value) for value in accuracies],
-    'seconds': float(np.mean(seconds)),
-    **{name: float(np.mean(values)) for name, values in others.items()},
-  }
+  columns, figures = {'accuracy': accuracies}, {}
+  columns |= {name: values for name, values in others.items() if name in SCORES}
+  for name, values in columns.items():
+    figures[f'{name}_mean'] = float(np.mean(values))
+    figures[f'{name}_std'] = float(np.std(values, ddof=min(1, len(values) - 1)))
+    figures[name] = [float(value) for value in values]
+  rest = {'seconds': seconds, **others}
+  rest = {k: float(np.mean(v)) for k, v in rest.items() if k not in SCORES}
+  return {**figures, **rest}
 
 
 def strategy_rows(strategies: Mapping[str, dict]) -> Rows:
-  """Rows of the table of strategies: name, accuracy in percent, seconds."""
+  """Rows of the table of strategies: name, accuracy and scores in percent, seconds."""
   return [
     {
       'strategy': name.replace('_', ' '),
-      'accuracy (%)': f'{100 * s["accuracy_mean"]:.1f} ± {100 * s["accuracy_std"]:.1f}',
+      'accuracy (%)': _spread(s, 'accuracy'),
+      **{f'{heading} (%)': _spread(s, k) for k, heading in SCORES.items() if k in s},
       'seconds': f'{s["seconds"]:.1f}',
     }
     for name, s in strategies.items()
@@ -66,6 +72,10 @@ def strategy_rows(strategies: Mapping[str, dict]) -> Rows:
 
 # What a grid's table may show beside accuracies: heading, and how it is written.
 _COLUMNS = {
+  **{
+    f'{name}_mean': (f'mean {heading}', lambda share: f'{100 * share:.1f}')
+    for name, heading in SCORES.items()
+  },
   'seconds': ('seconds', '{:.1f}'.format),
   'trained': ('trained', '{:,.0f}'.format),
   'memory': ('MiB a step', lambda size: f'{size / 2**20:.0f}'),
@@ -86,10 +96,7 @@ def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
   return [
     {
       'method': method,
-      **{
-        task: f'{100 * f["accuracy_mean"]:.1f} ± {100 * f["accuracy_std"]:.1f}'
-        for task, f in tasks.items()
-      },
+      **{task: _spread(f, 'accuracy') for task, f in tasks.items()},
       'mean': f'{100 * _mean(tasks, "accuracy_mean"):.1f}',
       **({'gap': f'{100 * gap(tasks):.1f}'} if 'oracle' in figures else {}),
       **{
@@ -100,6 +107,10 @@ def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
     }
     for method, tasks in figures.items()
   ]
+
+
+def _spread(figures, name):
+  return f'{100 * figures[f"{name}_mean"]:.1f} ± {100 * figures[f"{name}_std"]:.1f}'
 
 
 def _has(tasks, key):

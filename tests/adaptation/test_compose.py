@@ -88,6 +88,8 @@ def test_most_methods_add(model):
     'co_training',
     'mcd',
     'mean_teacher',
+    'ovanet',
+    'pada',
     'shot',
     'tent',
     'wdgrl',

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tljax.data.dataset import Dataset, check_same_classes, stratified
+from tljax.data.dataset import Dataset, match_classes, stratified
 from tljax.errors import InputError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [10, 20, 31]))
@@ -79,12 +79,61 @@ def test_fingerprint_tells_sets_apart(changes):
   assert dataset(**changes).fingerprint() != dataset().fingerprint()
 
 
-def test_check_same_classes():
-  check_same_classes(dataset(), dataset())
-  fewer = dataset(classes=('a', 'b'))
-  for pair, where in [((dataset(), fewer), 'source'), ((fewer, dataset()), 'target')]:
-    with pytest.raises(InputError, match=f"class 'c' is in the {where} only"):
-      check_same_classes(*pair)
+def test_classes_are_kept_and_numbered_by_name():
+  whole = dataset()
+  kept = whole.keep_classes(('c', 'a'))
+  assert kept.classes == ('c', 'a') and len(kept) == 41
+  rows = np.flatnonzero(LABELS != 1)
+  np.testing.assert_array_equal(kept.images, whole.images[rows])
+  np.testing.assert_array_equal(kept.labels, np.where(LABELS[rows] == 2, 0, 1))
+  assert whole.keep_classes(('a', 'b', 'c')) is whole
+  with pytest.raises(InputError, match="no class 'd'; choose from a, b, c"):
+    whole.keep_classes(('a', 'd'))
+
+
+def test_domains_of_the_same_classes_match_in_the_sources_order():
+  source, target = dataset().keep_classes(('b', 'a')), dataset().keep_classes('ab')
+  matched = match_classes({'train': source}, {'train': target})
+  assert [part['train'].classes for part in matched] == [('b', 'a')] * 2
+  named = [
+    np.array(part.classes)[part.labels] for part in (target, matched[1]['train'])
+  ]
+  np.testing.assert_array_equal(*named)
+
+
+def test_a_partial_target_is_labelled_by_the_sources_classes():
+  target = {'train': dataset().keep_classes(('a', 'c')), 'test': dataset()}
+  target['test'] = target['test'].keep_classes(('a', 'c'))
+  source, target = match_classes({'train': dataset()}, target, 'partial')
+  assert source['train'].classes == target['test'].classes == ('a', 'b', 'c')
+  np.testing.assert_array_equal(np.bincount(target['train'].labels), [10, 0, 31])
+  np.testing.assert_array_equal(target['test'].labels, LABELS[LABELS != 1])
+
+
+def test_an_open_targets_other_classes_are_unknown():
+  source = {'train': dataset().keep_classes(('b',))}
+  source, target = match_classes(source, {'train': dataset()}, 'open')
+  source, target = source['train'], target['train']
+  assert source.classes == target.classes == ('b', 'unknown')
+  assert set(source.labels) == {0} and len(source) == 20
+  np.testing.assert_array_equal(target.labels, np.where(LABELS == 1, 0, 1))
+  assert len(target) == 61 and target.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+  ('source', 'target', 'setting', 'match'),
+  [
+    ('abc', 'ab', 'closed', "'c' is in the source only.*--source-classes, or.*partial"),
+    ('ab', 'abc', 'closed', "'c' is in the target only.*--target-classes, or.*open"),
+    ('ab', 'abc', 'partial', "'c' is in the target only.*--target-classes$"),
+    ('abc', 'ab', 'open', "'c' is in the source only.*--source-classes$"),
+    ('ab', 'ab', 'open', 'the target has no class that the source lacks'),
+  ],
+)
+def test_domains_that_do_not_match(source, target, setting, match):
+  both = ({'train': dataset().keep_classes(names)} for names in (source, target))
+  with pytest.raises(InputError, match=match):
+    match_classes(*both, setting)
 
 
 def test_shots_are_of_classes():

@@ -1,6 +1,7 @@
 """The grid of methods, pairs and seeds, in miniature."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -83,11 +84,16 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
 
 @pytest.mark.parametrize(
   ('count', 'changes', 'match'),
-  [(1, (), 'two or more'), (2, ('--methods', 'magic'), "method 'magic' is unknown")],
+  [
+    (1, (), 'two or more'),
+    (2, ('--methods', 'magic'), "method 'magic' is unknown"),
+    (2, ('--source-classes', 'cat'), "'dog' is in the target only.*--setting open"),
+    (2, ('--target-classes', 'emu'), "--target-classes: .*'emu'; choose from cat, dog"),
+  ],
 )
 def test_bad_input(launch, domains, tmp_path, count, changes, match):
   flags = ('--domains', *domains[:count], '--methods', 'dann', '--model', 'cnn')
   flags += ('--image-size', 12, '--batch-size', 4, '--out', tmp_path / 'run')
   ended = launch('compare', *flags, *changes)
-  assert ended.status == 2 and match in ended.err
+  assert ended.status == 2 and re.search(match, ended.err)
   assert len(ended.err.splitlines()) == 1 and not (tmp_path / 'run').exists()

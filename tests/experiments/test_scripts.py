@@ -329,6 +329,33 @@ def test_adapt_with_a_few_labels_of_the_target(launch, pets, tmp_path):
   check_run(out, strategies=strategies, seeds=[0], steps=3, pictures=PICTURES)
 
 
+@pytest.mark.parametrize(
+  ('method', 'flags'),
+  [
+    ('pada', ('--setting', 'partial', '--target-classes', 'dog')),
+    ('osbp', ('--setting', 'open', '--source-classes', 'cat')),
+  ],
+)
+def test_adapt_between_domains_of_other_classes(
+  launch, pets, tmp_path, method, flags, trials
+):
+  out, domain = tmp_path / 'run', f'folder:{pets}'
+  flags += ('--source', domain, '--target', domain, '--image-size', 8, *CNN)
+  flags += ('--epochs', 2, '--seeds', 1, '--method', method, '--out', out)
+  ended = launch('adapt', *flags)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  predicted = trials[method][0].logits.argmax(-1)
+  figures = result['strategies'][method]
+  if method == 'pada':  # the test split has three dogs
+    assert trials[method][0].logits.shape == (3, 2) and 'hos' not in figures
+    assert figures['accuracy'] == [np.mean(predicted == 1)]
+  else:  # three cats, and three dogs that are unknown
+    cats, dogs = predicted[:3] == 0, predicted[3:] == 1
+    assert figures['os_star'] == [np.mean(cats)] and figures['unk'] == [np.mean(dogs)]
+    assert 'HOS' in ended.out and 'unk_mean' in result['strategies']['source_only']
+
+
 def test_as_a_user_starts_it(pets, tmp_path):
   out = tmp_path / 'run'
   command = [sys.executable, '-m', 'experiments.finetune', '--data', f'folder:{pets}']

@@ -1,5 +1,6 @@
 """What each strategy is trained on, without training."""
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from experiments import settings
 from tljax import adaptation
 from tljax.data.dataset import Dataset
+from tljax.train import Trial
 
 
 @pytest.fixture(scope='module')
@@ -83,3 +85,27 @@ def test_a_few_labels_of_the_target(stream, target):
   both = stream('adda', target_shots=3)
   assert numbers(both, 'source', steps=15) == wanted
   assert 'labelled' not in both(0) and 'label' not in both(0)['target']
+
+
+def test_an_open_setting(model, source, target, tmp_path):
+  """The baseline may answer 'unknown', which is scored."""
+  flags = settings.Flags(out=tmp_path, setting='open', source_classes=('odd',))
+  splits = {'train': source, 'validation': source}, {'validation': target}
+  (source,), target = flags.match([splits[0]], {'train': target, **splits[1]})
+  assert source['train'].classes == ('odd', 'unknown') and len(source['train']) == 10
+  assert set(source['train'].labels) == {0}
+  method = flags.adaptation(flags.baselines, model, 10)['source_only']
+  images = np.random.default_rng(0).uniform(size=(40, 8, 8, 3)).astype(np.float32)
+  state = method.init(jax.random.key(0), None, {'image': images})
+  predicted = np.argmax(method.predict(state, images), -1)
+  assert 9 in predicted  # an untrained network is not sure of anything
+  logits = np.eye(2)[[0, 1] * 10]
+  figures = flags.scores(Trial(None, [], logits, 0.5), target)
+  assert figures == {'os_star': 0.0, 'unk': 0.0, 'hos': 0.0}
+  balanced = settings.Flags(out=tmp_path, setting='open', balanced=True, batch_size=8)
+  stream = balanced.batches_for(
+    'source_only', method, [source['train']], target['train'], seed=0
+  )
+  assert numbers(stream) == sorted([*range(1, 20, 2)] * 4)
+  closed = settings.Flags(out=tmp_path)
+  assert closed.scores(Trial(None, [], logits, 0.5), target) == {}

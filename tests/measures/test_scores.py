@@ -106,3 +106,18 @@ def test_multi_label_by_hand():
   np.testing.assert_allclose(figures['macro_f1'], (1 / 2 + 2 / 3 + 0) / 3)
   np.testing.assert_allclose(figures['micro_f1'], 2 * 2 / (4 + 4))
   np.testing.assert_allclose(figures['exact'], 1 / 4)
+
+
+def test_open_set_by_hand():
+  """Of class 0 two thirds are right, of class 1 all, of 'unknown' a quarter."""
+  labels = np.array([0, 0, 0, 1, 2, 2, 2, 2])
+  predicted = [0, 0, 2, 1, 2, 0, 0, 1]
+  figures = scores.open_set(np.eye(3)[predicted], labels)
+  known = (2 / 3 + 1) / 2
+  wanted = {'os_star': known, 'unk': 0.25, 'hos': 0.5 * known / (known + 0.25)}
+  assert figures == pytest.approx(wanted)
+
+
+def test_open_set_of_wrong_answers_alone():
+  labels = np.array([0, 1, 2])
+  assert scores.open_set(np.eye(3)[[1, 0, 0]], labels)['hos'] == 0.0

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -49,6 +49,34 @@ class Dataset:
       digest.update(np.ascontiguousarray(self.images))
     digest.update(np.ascontiguousarray(self.labels))
     return digest.hexdigest()[:16]
+
+  def keep_classes(self, names: Sequence[str]) -> 'Dataset':
+    """Returns the examples of some classes, which are numbered anew, as named.
+
+    Raises:
+      InputError: there is no such class.
+    """
+    for name in names:
+      if name not in self.classes:
+        raise InputError(
+          f'there is no class {name!r}; choose from {", ".join(self.classes)}'
+        )
+    return self.number_classes(names)
+
+  def number_classes(self, names: Sequence[str], *, unknown: bool = False) -> 'Dataset':
+    """Returns the examples labelled by other classes, by name.
+
+    Those of no such class are left out, or, with `unknown`, of one more class of that
+    name, the last.
+    """
+    if tuple(names) == self.classes and not unknown:
+      return self
+    rest = len(names) if unknown else -1
+    numbers = [names.index(k) if k in names else rest for k in self.classes]
+    labels = np.array(numbers, np.int32)[self.labels]
+    kept = self if np.all(labels >= 0) else self.take(np.flatnonzero(labels >= 0))
+    classes = (*names, 'unknown') if unknown else tuple(names)
+    return dataclasses.replace(kept, labels=labels[labels >= 0], classes=classes)
 
   def shots(self, count: int, seed: int) -> 'Dataset':
     """Returns `count` examples of each class, drawn by `seed`.
@@ -107,22 +135,48 @@ def stratified(
   return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
 
 
-def check_same_classes(source: Dataset, target: Dataset) -> None:
-  """Raises InputError, and names a class, unless both sets have the same classes.
+def match_classes(
+  source: Mapping[str, Dataset], target: Mapping[str, Dataset], setting: str = 'closed'
+) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+  """Returns two domains' splits, both labelled by the source's classes.
 
-  Rows must have as many features, and a regression as many targets, likewise.
+  Args:
+    source: by split.
+    target: by split.
+    setting: 'closed', where both have the same classes; 'partial', where the target
+      lacks some of the source's; or 'open', where it has others too. Those are then one
+      class, 'unknown', the last, of which the source has no example.
+
+  Raises:
+    InputError: a class is in one domain only, which the setting does not allow;
+      'open' has no unknown class; or rows have not as many features in both, or a
+      regression as many targets.
   """
   for name in ('images', 'labels'):
-    shapes = [getattr(dataset, name).shape[1:] for dataset in (source, target)]
+    shapes = [getattr(part['train'], name).shape[1:] for part in (source, target)]
     if shapes[0] != shapes[1]:
       raise InputError(
         f'examples have {name} of shape {shapes[0]} in the source and {shapes[1]} in '
         'the target; both domains need the same columns'
       )
-  lone = sorted(set(source.classes) ^ set(target.classes))
-  if lone:
-    where = 'source' if lone[0] in source.classes else 'target'
+  names, others = source['train'].classes, target['train'].classes
+  lone = {'source': set(names) - set(others), 'target': set(others) - set(names)}
+  for where, allowing in (('source', 'partial'), ('target', 'open')):
+    if lone[where] and setting != allowing:
+      hint = f', or choose --setting {allowing}' if setting == 'closed' else ''
+      raise InputError(
+        f'class {min(lone[where])!r} is in the {where} only, which the setting '
+        f'{setting!r} does not allow for ({len(names)} classes in the source, '
+        f'{len(others)} in the target); leave it out by --{where}-classes{hint}'
+      )
+  unknown = setting == 'open'
+  if unknown and not lone['target']:
     raise InputError(
-      f'class {lone[0]!r} is in the {where} only; both domains need the same classes '
-      f'({len(source.classes)} in the source, {len(target.classes)} in the target)'
+      '--setting open: the target has no class that the source lacks; name fewer '
+      'by --source-classes'
     )
+  both = (
+    {name: part.number_classes(names, unknown=unknown) for name, part in splits.items()}
+    for splits in (source, target)
+  )
+  return tuple(both)

@@ -42,6 +42,24 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   return {name: float(value) for name, value in figures.items()}
 
 
+def open_set(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Returns the scores of open-set recognition, of which the last class is 'unknown'.
+
+  They are OS*, the mean of the other classes' recalls; UNK, that of 'unknown'; and HOS,
+  the harmonic mean of both (Bucci et al., 2020).
+
+  Args:
+    logits: (N, K + 1) float.
+    labels: (N,) integer in [0, K], with examples of K and of some other class.
+  """
+  predicted, unknown = logits.argmax(-1), logits.shape[-1] - 1
+  recalls = {k: float(np.mean(predicted[labels == k] == k)) for k in np.unique(labels)}
+  unk = recalls.pop(unknown)
+  known = float(np.mean([*recalls.values()]))
+  hos = 2 * known * unk / (known + unk) if known + unk else 0.0
+  return {'os_star': known, 'unk': unk, 'hos': hos}
+
+
 def by_class(
   logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> dict[str, dict[str, float]]:
