@@ -38,7 +38,7 @@ class Flags(settings.Flags):
   norm: Norm = 'layer'
   """Of that small network; AdaBN and Tent want 'batch'."""
   transductive: bool = False
-  """Learn on all of the source, adapt to all of the target and judge on it: no oracle."""
+  """Learn on all of the source, adapt to all of the target and judge on it."""
   seeds: int = 5
 
 
