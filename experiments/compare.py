@@ -54,12 +54,12 @@ def compare(flags: Flags) -> None:
   if flags.transductive:
     splits = ('train', 'validation', 'test')
     domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
-  pairs = [((a,), b) for a, b in itertools.permutations(domains, 2)]
+  pairs = {f'{a} to {b}': ([a], b) for a, b in itertools.permutations(domains, 2)}
   if flags.several:
-    pairs = [([k for k in domains if k != target], target) for target in domains]
+    pairs = {f'to {b}': ([a for a in domains if a != b], b) for b in domains}
   tasks = {
-    f'{" and ".join(a)} to {b}': flags.match([domains[k] for k in a], domains[b])
-    for a, b in pairs
+    task: flags.match([domains[k] for k in sources], domains[target])
+    for task, (sources, target) in pairs.items()
   }
   first = next(iter(tasks.values()))[0][0]['train']
   steps = batches.steps_for(first, flags.epochs, flags.batch_size)

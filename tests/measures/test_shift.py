@@ -208,7 +208,8 @@ def test_a_domain_is_at_no_distance_from_itself(distance):
 )
 def test_distances_are_symmetric_and_see_a_shift(distance):
   x, y = jnp.float32(SOURCE), jnp.float32(TARGET)
-  np.testing.assert_allclose(distance(x, y), distance(y, x), rtol=1e-5)
+  # Of kernels near 1, in float32, whose sums nearly cancel.
+  np.testing.assert_allclose(distance(x, y), distance(y, x), rtol=1e-5, atol=1e-6)
   assert distance(x, x * 3 + 1) > distance(x, x)
 
 
