@@ -106,7 +106,7 @@ def conclude(flags, run, tasks, methods) -> None:
   by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
   rows = judging.correlations(by_task)
   report.print_table(rows, 'Validators: rank correlation with the accuracy')
-  page.table('Validators', rows, judging.correlations.__doc__)
+  page.table('Validators', rows, judging.ABOUT)
   (source, *_), target = next(iter(tasks.values()))
   first = {'source': source, 'target': target}
   figure = judging.draw(run.folder / 'features', methods, first)

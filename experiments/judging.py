@@ -46,12 +46,15 @@ def judge(
   return {'a_distance': two_sample.proxy_a_distance(*found), 'validators': said}
 
 
-def correlations(records: Mapping[str, Sequence[dict]]) -> report.Rows:
-  """Returns rows of how well each validator ranks trainings, by task.
+ABOUT = (
+  "Spearman's rank correlation of what a validator says, without labels, with the "
+  'accuracy on the target, over all methods and seeds but the oracle. '
+  "'consensus' is the mean rank of all validators."
+)
 
-  It is Spearman's rank correlation with the accuracy on the target, which a good
-  validator knows without its labels. 'consensus' is the mean rank of all of them.
-  """
+
+def correlations(records: Mapping[str, Sequence[dict]]) -> report.Rows:
+  """Returns rows of how well each validator ranks trainings, by task: see `ABOUT`."""
   columns = {}
   for task, trained in records.items():
     said = {

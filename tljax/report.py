@@ -22,7 +22,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #f6f7f9;
   margin: 0 auto; max-width: 60rem; padding: 2rem 1rem; }
 section { background: #fff; border: 1px solid #dde2e8; border-radius: 8px;
-  margin: 1.2rem 0; padding: 1rem 1.4rem; }
+  margin: 1.2rem 0; padding: 1rem 1.4rem; overflow-x: auto; }
 h1 { margin: 0; } h2 { font-size: 1.15rem; margin: 0 0 .4rem; }
 p { margin: .3rem 0 .8rem; color: #4a5866; } img { max-width: 100%; }
 table { border-collapse: collapse; width: 100%; }
