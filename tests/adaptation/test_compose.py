@@ -86,12 +86,18 @@ def test_most_methods_add(model):
     'adabn',
     'adda',
     'co_training',
+    'dctn',
+    'group_dro',
+    'irm',
     'mcd',
     'mean_teacher',
+    'mixstyle',
     'ovanet',
     'pada',
     'shot',
+    'source_coral',
     'tent',
+    'vrex',
     'wdgrl',
   }
   assert {name for name in adaptation.names() if not aligned(name)} == alone
