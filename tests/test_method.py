@@ -222,3 +222,18 @@ def test_path_name():
     'backbone/stage1/0',
     'backbone/stage1/1',
   ]
+
+
+def test_a_missing_part_is_drawn_as_it_would_be_with_all(model):
+  """Alone, so that the rest is neither drawn nor compiled."""
+  images = jnp.zeros((2, 16, 16, 3))
+  whole = complete_variables(jax.random.key(3), model, images, None)
+  backbone = {c: {'backbone': tree['backbone']} for c, tree in whole.items()}
+  found = complete_variables(jax.random.key(3), model, images, backbone)
+  chex.assert_trees_all_equal(found, whole)
+  costs = [
+    method_lib._jitted_init(model, parts).lower(jax.random.key(3), images).compile()
+    for parts in (None, frozenset({('params', 'head')}))
+  ]
+  whole, alone = (cost.cost_analysis()['flops'] for cost in costs)
+  assert alone < 0.3 * whole

@@ -123,12 +123,13 @@ def complete_variables(
     raise InputError(
       f'{unknown[0]!r}: the model has no such collection (it has {sorted(wanted)})'
     )
-  missing = any(
-    part not in variables.get(collection, {})
+  missing = frozenset(
+    (collection, part)
     for collection in wanted
     for part in wanted[collection]
+    if part not in variables.get(collection, {})
   )
-  fresh = init(key, images) if missing else wanted
+  fresh = _jitted_init(model, missing)(key, images) if missing else {}
 
   def take(collection):
     given = variables.get(collection, {})
@@ -139,8 +140,10 @@ def complete_variables(
         f'(it has {sorted(wanted[collection])})'
       )
     parts = {
-      part: _fit(f'{collection}/{part}', tree, given[part]) if part in given else tree
-      for part, tree in fresh[collection].items()
+      part: _fit(f'{collection}/{part}', tree, given[part])
+      if part in given
+      else fresh[collection][part]
+      for part, tree in wanted[collection].items()
     }
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), parts)
 
@@ -148,9 +151,25 @@ def complete_variables(
 
 
 @functools.lru_cache(maxsize=8)
-def _jitted_init(model: Any) -> Callable[[jax.Array, jax.Array], Variables]:
-  """Cached, so that every seed's initialisation is one compilation."""
-  return jax.jit(lambda key, images: model.init(key, images, train=False))
+def _jitted_init(
+  model: Any, parts: frozenset[tuple[str, str]] | None = None
+) -> Callable[[jax.Array, jax.Array], Variables]:
+  """Cached, so that every seed's initialisation is one compilation.
+
+  With `parts`, (collection, part), these alone are drawn, as they would be with all:
+  XLA takes seconds to compile the draws of a network, which a pretrained one spares.
+  """
+
+  def init(key, images):
+    drawn = model.init(key, images, train=False)
+    if parts is None:
+      return drawn
+    return {
+      collection: {k: v for k, v in tree.items() if (collection, k) in parts}
+      for collection, tree in drawn.items()
+    }
+
+  return jax.jit(init)
 
 
 def _fit(name: str, wanted: Any, given: Any) -> Any:
