@@ -23,17 +23,13 @@ class Flags(settings.Flags):
   """Adapts a network from labelled sources to an unlabelled target."""
 
   source: tuple[str, ...]
-  """Labelled domains, one or more: digits, folder:PATH, csv:PATH, ...; a wrong name
-  lists all kinds."""
+  """Labelled domains: digits, folder:PATH, ...; a wrong name lists all kinds."""
   target: str
-  """Unlabelled domain, of the same classes, or with the same targets of a regression.
-  Its labels only judge the result."""
+  """Unlabelled domain; its labels only judge the result."""
   method: str = 'dann'
-  """Adaptation method, or a file with one of your own; a wrong name lists them all.
-  Their losses add: cdan+mcc."""
+  """Of adaptation, or a file with your own; a wrong name lists all; sums: cdan+mcc."""
   strength: float | None = None
-  """Peak of the method's strength, to which it ramps up over the run; by default the
-  method's own, ramped where the method's own is."""
+  """Peak of the method's strength, ramped up over the run; by default its own."""
 
   def methods(self, count: int, steps: int, *sources: Dataset) -> dict[str, Method]:
     """By strategy, what is trained: of `count` classes, or targets of a regression."""

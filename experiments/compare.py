@@ -10,17 +10,14 @@ import dataclasses
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterator
 
-from experiments import cli, judging, results, settings
-from tljax import report
+from experiments import cli, judging, settings
 from tljax.data import batches
 from tljax.data.dataset import whole
 from tljax.errors import InputError
 from tljax.extraction.bottleneck import Bottleneck, Norm
 from tljax.extraction.features import extract_splits
 from tljax.models import Linear
-from tljax.train import Trial, trial, trials_at_once
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -79,7 +76,7 @@ def compare(flags: Flags) -> None:
       for seed in done
       if not run.records(done[seed])
     }
-    for seed, one in train(methods[name], streams, steps, target, start):
+    for seed, one in judging.train(methods[name], streams, steps, target, start):
       features = judging.features(model, one, (sources[0], target))
       facts = judging.judge(methods[name], one, sources[0], target, features)
       if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:
@@ -87,32 +84,7 @@ def compare(flags: Flags) -> None:
       facts |= {'seconds': one.seconds, **flags.scores(one, target)}
       run.log(done[seed], {'accuracy': one.accuracy} | facts)
       print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
-  conclude(flags, run, tasks, list(methods))
-
-
-def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
-  """Yields each seed's trial; those on features are trained all at once."""
-  if target['train'].images.ndim == 2 and streams:
-    yield from trials_at_once(method, streams, steps, target).items()
-  else:
-    for seed, stream in streams.items():
-      yield seed, trial(method, stream, steps, target, seed=seed, variables=start)
-
-
-def conclude(flags, run, tasks, methods) -> None:
-  """Prints and writes what the whole grid says."""
-  page = results.conclude_grid(run, tasks, methods, flags.seed_range(), 'Adaptation')
-  trained = [r for r in run.records() if ', oracle-' not in r['run']]
-  by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
-  rows = judging.correlations(by_task)
-  report.print_table(rows, 'Validators: rank correlation with the accuracy')
-  page.table('Validators', rows, judging.ABOUT)
-  (source, *_), target = next(iter(tasks.values()))
-  first = {'source': source, 'target': target}
-  figure = judging.draw(run.folder / 'features', methods, first)
-  text = 't-SNE of test examples, first pair and seed; labels colour it.'
-  page.figure('Features', figure, text)
-  page.save()
+  judging.conclude(run, tasks, list(methods), flags.seed_range())
 
 
 if __name__ == '__main__':

@@ -63,7 +63,6 @@ def extract(flags: Flags) -> None:
   shape = features.shape(model, variables, training.images, **place)
   heads.check_shape(flags.head, shape)
   run = flags.open_run(fingerprint=training.fingerprint())
-
   crop = augment.RandomResizedCrop(flags.transform().size, flip=0.5)
   options = {'augment': crop, 'cache': flags.cache}
   parts = features.extract_splits(

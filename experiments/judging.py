@@ -1,18 +1,19 @@
-"""What is measured of an adapted network beside its accuracy, without target labels."""
+"""Trainings of a grid of adaptations, and what is measured of each without labels."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from experiments import results
 from tljax import report
 from tljax.data.dataset import Dataset
 from tljax.extraction.features import extract
 from tljax.measures import scores, two_sample, validators
 from tljax.method import Method
-from tljax.train import Trial, predictor
+from tljax.train import Trial, predictor, trial, trials_at_once
 
 
 def features(model, trial: Trial, domains: Sequence[Mapping[str, Dataset]]) -> list:
@@ -96,3 +97,28 @@ def draw(
       kept[name] = dict(zip(tests, file.values(), strict=True))
   labels = {k: test.labels for k, test in tests.items()}
   return report.tsne(kept, labels, next(iter(tests.values())).classes)
+
+
+def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
+  """Yields each seed's trial; those on features are trained all at once."""
+  if target['train'].images.ndim == 2 and streams:
+    yield from trials_at_once(method, streams, steps, target).items()
+  else:
+    for seed, stream in streams.items():
+      yield seed, trial(method, stream, steps, target, seed=seed, variables=start)
+
+
+def conclude(run, tasks, methods, seeds) -> None:
+  """Prints and writes what the whole grid says."""
+  page = results.conclude_grid(run, tasks, methods, seeds, 'Adaptation')
+  trained = [r for r in run.records() if ', oracle-' not in r['run']]
+  by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
+  rows = correlations(by_task)
+  report.print_table(rows, 'Validators: rank correlation with the accuracy')
+  page.table('Validators', rows, ABOUT)
+  (source, *_), target = next(iter(tasks.values()))
+  first = {'source': source, 'target': target}
+  figure = draw(run.folder / 'features', methods, first)
+  text = 't-SNE of test examples, first pair and seed; labels colour it.'
+  page.figure('Features', figure, text)
+  page.save()

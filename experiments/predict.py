@@ -10,9 +10,8 @@ import pathlib
 import sys
 
 import numpy as np
-import scipy.special
 
-from experiments import cli, trained
+from experiments import cli, results, trained
 from tljax.data import folder, loading
 from tljax.data.source import Source
 from tljax.errors import InputError
@@ -49,7 +48,8 @@ def predict(flags: Flags) -> None:
     print(f'left out {name}', file=sys.stderr)
   logits, source = network.logits(dataset.images), dataset.images.source
   rows = [
-    {'image': source.name(i), **describe(row, network)} for i, row in enumerate(logits)
+    {'image': source.name(i), **results.describe(row, network)}
+    for i, row in enumerate(logits)
   ]
   write(flags.out, rows)
   print(f'{network.name}: {len(rows)} predictions in {flags.out}', file=sys.stderr)
@@ -69,25 +69,6 @@ def find(paths: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:
       raise InputError(f'{path}: there is no image; check the path')
     found += images
   return found
-
-
-def describe(logits: np.ndarray, network: trained.Trained) -> dict:
-  """Says what logits (K,) predict: a class and all probabilities, or targets (T,).
-
-  Where images may have several classes these are joined, as in 'cat|dog'.
-  """
-  classes = network.classes
-  if not classes:
-    return {f'target {i}': value for i, value in enumerate(logits.tolist())}
-  if network.is_multi_label:
-    p = scipy.special.expit(logits)
-    named = dict(zip(classes, p.tolist(), strict=True))
-    likely = '|'.join(name for name, value in named.items() if value > 0.5)
-    return {'classes': likely} | {f'p({name})': v for name, v in named.items()}
-  p = scipy.special.softmax(logits)
-  likeliest = {'class': classes[p.argmax()], 'confidence': float(p.max())}
-  named = zip(classes, p.tolist(), strict=True)
-  return likeliest | {f'p({name})': value for name, value in named}
 
 
 def write(path: pathlib.Path, rows: list[dict]) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+import scipy.special
 
 from tljax import report
 from tljax.measures import scores
@@ -150,3 +151,22 @@ def conclude_grid(
       by_task[task] = report.summarise(columns.pop('accuracy'), **columns)
   run.write_result(figures)
   return report.write_grid(run.folder, f'{title}, {len(seeds)} seeds', figures)
+
+
+def describe(logits: np.ndarray, network) -> dict:
+  """Says what logits (K,) predict: a class and all probabilities, or targets (T,).
+
+  Where images may have several classes these are joined, as in 'cat|dog'.
+  """
+  classes = network.classes
+  if not classes:
+    return {f'target {i}': value for i, value in enumerate(logits.tolist())}
+  if network.is_multi_label:
+    p = scipy.special.expit(logits)
+    named = dict(zip(classes, p.tolist(), strict=True))
+    likely = '|'.join(name for name, value in named.items() if value > 0.5)
+    return {'classes': likely} | {f'p({name})': v for name, v in named.items()}
+  p = scipy.special.softmax(logits)
+  likeliest = {'class': classes[p.argmax()], 'confidence': float(p.max())}
+  named = zip(classes, p.tolist(), strict=True)
+  return likeliest | {f'p({name})': value for name, value in named}

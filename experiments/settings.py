@@ -32,16 +32,15 @@ class Flags(cli.TrainingFlags):
   balanced: bool = False
   """Source batches hold every class alike."""
   setting: Literal['closed', 'partial', 'open'] = 'closed'
-  """Both domains have the same classes; or the target only some of the source's; or
-  others too, which are one class, 'unknown'."""
+  """Whether the target has the same classes, fewer, or others too: 'unknown'."""
   source_classes: tuple[str, ...] = ()
-  """The only classes of the source to keep; by default all."""
+  """Of the source to keep; by default all."""
   target_classes: tuple[str, ...] = ()
-  """The only classes of the target to keep; by default all."""
+  """Of the target to keep; by default all."""
   target_shots: int = 0
-  """Labelled target images of each class, drawn by the seed from the training split."""
+  """Labelled target images of each class."""
   library: bool = False
-  """The settings of Transfer-Learning-Library's tables: SGD, rates, options."""
+  """The published library's settings."""
 
   def match(
     self, sources: Sequence[Splits], target: Splits

@@ -36,8 +36,10 @@ def stream(family_batches, family):
 
 @pytest.fixture(scope='module')
 def method(model, family, name):
-  # As Adam, but where gradients vanish it does not blow up the devices' rounding.
-  return FAMILIES[family].create(name, model, optax.adam(3e-3, eps=1e-3))
+  # As Adam, but where gradients vanish it does not blow up the devices' rounding. RSD's
+  # gradient, of singular vectors, is so ill-conditioned that any Adam would.
+  optimizer = optax.sgd(0.05) if name == 'rsd' else optax.adam(3e-3, eps=1e-3)
+  return FAMILIES[family].create(name, model, optimizer)
 
 
 @pytest.fixture(scope='module')

@@ -26,8 +26,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   '__init__',
   'cli',
+  'judging',
+  'results',
   'settings',
   'trained',
+  'tuning',
 }
 CNN = ('--model', 'cnn', '--batch-size', 4)
 

@@ -106,10 +106,12 @@ def _thin_svd_jvp(primals, tangents):
   u, s, v = thin_svd(*primals)
   (dx,) = tangents
   inner = u.T @ dx @ v
-  # Of the squares' differences, and of the values: pole by pole.
-  small = jnp.finfo(s.dtype).eps * jnp.square(s[0])
-  gaps = _inverse(jnp.square(s)[None] - jnp.square(s)[:, None], small)
-  heights = _inverse(s, jnp.sqrt(small))[None]
+  # Of the squares' differences, and of the values: pole by pole. Well above rounding,
+  # or that of a step's sums would be blown up to another direction.
+  eps, top = jnp.finfo(s.dtype).eps, s[0]
+  squares = jnp.square(s)[None] - jnp.square(s)[:, None]
+  gaps = _inverse(squares, eps**0.5 * jnp.square(top))
+  heights = _inverse(s, eps**0.5 * top)[None]
   du = u @ (gaps * (inner * s[None] + s[:, None] * inner.T))
   dv = v @ (gaps * (s[:, None] * inner + inner.T * s[None]))
   du += (dx @ v - u @ inner) * heights

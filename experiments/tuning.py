@@ -1,0 +1,46 @@
+"""One way to use a pretrained network on one target set, and what it takes."""
+
+import dataclasses
+import time
+
+import jax
+
+from tljax.data import batches
+from tljax.data.dataset import Dataset
+from tljax.extraction import head, logistic
+from tljax.finetuning import labels, summary
+from tljax.measures import scores
+from tljax.train import trial
+
+Splits = dict[str, Dataset]
+
+
+def judge(flags, name: str, seed: int, splits: Splits, features: Splits) -> dict:
+  """Returns the test accuracy, the seconds of training, and what it takes."""
+  training, count = splits['train'], len(splits['train'].classes)
+  model, start = flags.build_model(count), flags.load_backbone()
+  if name in ('probe', 'lp_ft'):
+    began = time.perf_counter()
+    probe = logistic.fit(features['train'].images, training.labels, count)
+    seconds = time.perf_counter() - began
+    if name == 'probe':
+      test, trained = features['test'], probe.variables
+      accuracy = scores.accuracy(probe.logits(test.images), test.labels)
+      trained = sum(leaf.size for leaf in jax.tree.leaves(trained))
+      return {'accuracy': accuracy, 'seconds': seconds, 'trained': trained}
+    _, start = head.join(model, start, probe)
+  half = model.spec.stages[len(model.spec.stages) // 2]
+  rules = {'partial': labels.up_to(model.spec, half), 'bitfit': 'backbone/.*/kernel'}
+  own = {'method': 'plain' if name in ('lp_ft', *rules) else name}
+  own |= {'freeze': (rules[name],)} if name in rules else {}
+  own['batch_size'] = size = min(flags.batch_size, len(training))
+  one = dataclasses.replace(flags, **own)
+  steps = max(flags.min_steps, batches.steps_for(training, flags.epochs, size))
+  (method,) = one.methods(count, steps, training, splits['validation']).values()
+  stream, options = one.stream(training, seed), {'name': name, 'every': steps}
+  ended = trial(method, stream, steps, splits, seed=seed, variables=start, **options)
+  state = summary.abstract_state(method, start, stream(0))
+  groups = summary.groups(state, one.optimizer(steps, model.spec)).values()
+  figures = {'accuracy': ended.accuracy, 'seconds': ended.seconds}
+  figures['trained'] = sum(group.trained for group in groups)
+  return figures | {'memory': sum(summary.memory(method, state, stream(0)).values())}
