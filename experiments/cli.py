@@ -43,7 +43,7 @@ class Flags:
   seed: int = 0
   """First seed; further ones count up from it."""
   seeds: int = 3
-  """Number of seeds, for mean and standard deviation."""
+  """Number of seeds, for mean and deviation."""
   batch_size: int = 32
   """Examples in a batch, of each domain."""
   resume: bool = False
