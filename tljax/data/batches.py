@@ -176,16 +176,14 @@ def pair(source: Stream, target: Stream, labelled: Stream | None = None) -> Stre
   return together._replace(read=read)
 
 
-def join(first: Stream, second: Stream) -> Stream:
-  """Returns `step -> {'image', 'label'}`, the batches of both, one after the other."""
-  together = _together({'first': first, 'second': second})
+def join(*streams: Stream) -> Stream:
+  """Returns `step -> {'image', 'label'}`, the batches of all, one after the other."""
+  together = _together(dict(enumerate(streams)))
 
   @jax.jit
   def finish(batch, step):
-    parts = together.finish(batch, step)
-    return jax.tree.map(
-      lambda a, b: jnp.concatenate([a, b]), parts['first'], parts['second']
-    )
+    parts = together.finish(batch, step).values()
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
   return together._replace(finish=finish)
 
@@ -225,20 +223,15 @@ def merge(*sources: Stream) -> Stream:
   """
   if len(sources) == 1:
     return sources[0]
-
-  def read(step):
-    return [source.read(step) for source in sources]
+  joined = join(*sources)
 
   @jax.jit
-  def finish(parts, step):
-    pairs = zip(sources, parts, strict=True)
-    parts = [source.finish(part, step) for source, part in pairs]
-    sizes = [len(part['label']) for part in parts]
-    domain = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
-    merged = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
-    return {**merged, 'domain': jnp.asarray(domain)}
+  def finish(batch, step):
+    sizes = [len(part['label']) for part in batch.values()]
+    domain = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    return {**joined.finish(batch, step), 'domain': jnp.asarray(domain)}
 
-  return Stream(read, finish, max(source.workers for source in sources))
+  return joined._replace(finish=finish)
 
 
 def read_ahead(stream: Stream, start: int, stop: int) -> Iterator[Batch]:
