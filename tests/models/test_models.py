@@ -12,7 +12,6 @@ import pytest
 
 from tljax import losses, models
 from tljax.errors import InputError
-from tljax.models import cnn
 from tljax.models.base import Classifier, Cosine, Linear
 from tljax.weights import convert
 
@@ -241,13 +240,6 @@ def test_images_are_normalised_as_the_spec_says():
   model = Classifier(Mean(), Linear(2), spec)
   outputs, _ = model.init_with_output(jax.random.key(0), images)
   np.testing.assert_allclose(outputs['features'], [[0.5, 0.8, 1.2]], rtol=1e-5)
-
-
-@pytest.mark.parametrize('size', [4, 5])
-def test_cnn_pools_as_flax_does(size):
-  x = jax.random.normal(jax.random.key(0), (2, size, size + 1, 3))
-  want = nn.max_pool(x, (2, 2), (2, 2))
-  np.testing.assert_array_equal(cnn._max_pool(x), want)
 
 
 def test_cnn_uses_batch_statistics_in_training_only():

@@ -14,7 +14,6 @@ from tljax import models, weights
 from tljax.data import images
 from tljax.errors import InputError
 from tljax.measures import scores
-from tljax.models.layers import max_pool
 
 FILE = 'squeezenet1_1_onnx/derived_torchvision_names.safetensors'
 KERAS_FILE = (
@@ -52,16 +51,6 @@ def test_photographs_are_classified_as_such_a_network_does(published, shared_dat
   assert len(labels) == 100
   assert 0.60 <= scores.accuracy(logits, labels) <= 0.66  # measured: 0.63
   assert 0.83 <= scores.accuracy(logits, labels, top=5) <= 0.89  # measured: 0.86
-
-
-@pytest.mark.parametrize('shape', [(2, 13, 14, 3), (1, 7, 7, 2), (1, 8, 5, 1)])
-def test_max_pool_is_torchs_with_ceil_mode(shape):
-  x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-  height, width = (-(-(size - 3) // 2) + 1 for size in shape[1:3])
-  wanted = np.empty((shape[0], height, width, shape[3]), np.float32)
-  for i, j in np.ndindex(height, width):
-    wanted[:, i, j] = x[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2))
-  np.testing.assert_array_equal(max_pool(jnp.asarray(x), 3, 2, ceil=True), wanted)
 
 
 @pytest.mark.torch

@@ -8,8 +8,8 @@ import pytest
 from tests import oracles
 from tljax import models
 from tljax.models.base import FlattenMLP
-from tljax.models.layers import adaptive_mean_pool
 from tljax.models.layouts import TORCH, Layout, Module, Tensor, flattened
+from tljax.models.pooling import adaptive_mean_pool
 from tljax.weights import convert
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from tljax.models.base import Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
-from tljax.models.layers import max_pool
+from tljax.models.convolution import convolve
 from tljax.models.layouts import CONV_AS_DENSE, FLAX, TORCH, Layout, Module, reshape
+from tljax.models.pooling import max_pool
 
 
 def _spec(factor, parameters, multiply_adds):
@@ -55,13 +56,8 @@ class StdConv(nn.Module):
     kernel -= jnp.mean(kernel, (0, 1, 2), keepdims=True)
     variance = jnp.mean(jnp.square(kernel), (0, 1, 2), keepdims=True)
     kernel *= jax.lax.rsqrt(variance + 1e-10)
-    return jax.lax.conv_general_dilated(
-      x,
-      kernel.astype(x.dtype),
-      (self.stride, self.stride),
-      [(self.size // 2, self.size // 2)] * 2,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+    pads = [(self.size // 2, self.size // 2)] * 2
+    return convolve(x, kernel.astype(x.dtype), (self.stride, self.stride), pads)
 
 
 def _norm(options, name):

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tljax.models.base import Classifier, Linear, Spec
+from tljax.models.convolution import Conv
+from tljax.models.pooling import max_pool
 
 SPECS = {
   'cnn': Spec(
@@ -28,17 +30,10 @@ class Stage(nn.Module):
 
   @nn.compact
   def __call__(self, x, train=False):
-    x = nn.Conv(self.features, (3, 3), use_bias=False, name='conv')(x)
+    x = Conv(self.features, (3, 3), use_bias=False, name='conv')(x)
     norm = nn.BatchNorm(momentum=0.9, name='norm')
     x = nn.relu(norm(x, use_running_average=not train))
-    return _max_pool(x) if self.pool else x
-
-
-def _max_pool(x):
-  """2x2 max-pool. As a reshape its gradient costs a CPU far less than nn.max_pool's."""
-  n, h, w, c = x.shape
-  x = x[:, : h - h % 2, : w - w % 2]
-  return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+    return max_pool(x, 2, 2) if self.pool else x
 
 
 class CNN(nn.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
+from tljax.models.convolution import Conv
 from tljax.models.layers import DropPath, conv, gelu, layer_norm
 from tljax.models.layouts import KERAS, TORCH, Layout, Module, Tensor, reshape
 
@@ -39,7 +40,7 @@ _SIZES = {
 
 def _patches(width, size, options, name):
   """A convolution whose windows do not overlap; rows too few for one are dropped."""
-  return nn.Conv(
+  return Conv(
     width,
     (size, size),
     size,

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
-from tljax.models.layers import batch_norm, conv, max_pool
+from tljax.models.layers import batch_norm, conv
 from tljax.models.layouts import KERAS, TORCH, Layout, Module
+from tljax.models.pooling import max_pool
 
 
 def _spec(feature_dim, parameters, multiply_adds, resize=256):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.models.base import Options
+from tljax.models.convolution import convolve, on_cpu
 from tljax.models.layers import DropPath, SqueezeExcite, batch_norm, conv
 from tljax.models.layouts import CONV_AS_DENSE, DEPTHWISE, Module, Tensor, Transform
 
@@ -80,16 +81,10 @@ class Depthwise(nn.Module):
       pads = jax.lax.padtype_to_pads(
         x.shape[1:3], (k, k), (self.stride, self.stride), pads
       )
-    if jax.default_backend() == 'cpu':
+    if on_cpu():
       return _shifted_products(x, kernel, self.stride, pads)
-    return jax.lax.conv_general_dilated(
-      x,
-      kernel,
-      (self.stride, self.stride),
-      pads,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      feature_group_count=x.shape[-1],
-    )
+    strides = (self.stride, self.stride)
+    return convolve(x, kernel, strides, pads, feature_group_count=x.shape[-1])
 
 
 def _shifted_products(x, kernel, stride, pads):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.models.base import Options
+from tljax.models.convolution import Conv
 
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -22,9 +23,9 @@ def conv(
   groups: int = 1,
   bias: bool = False,
   padding: int | str | None = None,
-) -> nn.Conv:
+) -> Conv:
   """A square convolution, padded by half its size on each side unless said."""
-  return nn.Conv(
+  return Conv(
     features,
     (size, size),
     stride,
@@ -65,43 +66,6 @@ def layer_norm(options: Options, name: str, epsilon: float = 1e-6) -> nn.LayerNo
 
 
 gelu: Callable[[jax.Array], jax.Array] = functools.partial(nn.gelu, approximate=False)
-
-
-def max_pool(
-  x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False
-) -> jax.Array:
-  """Max-pool of (N, H, W, C); the padding never wins.
-
-  As the largest of shifted slices its gradient costs a CPU far less than
-  nn.max_pool's.
-
-  Args:
-    x: images.
-    size, stride: of the windows; the stride is no larger.
-    padding: on each side.
-    ceil: whether windows that overhang the end count, as with PyTorch's ceil_mode.
-  """
-  overhang = [-(n + 2 * padding - size) % stride if ceil else 0 for n in x.shape[1:3]]
-  pads = [(padding, padding + more) for more in overhang]
-  x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
-  for axis in (1, 2):
-    last = (x.shape[axis] - size) // stride * stride + 1
-    slices = [jax.lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
-    x = functools.reduce(jnp.maximum, slices)
-  return x
-
-
-def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
-  """Means of (N, H, W, C) over `size` x `size` cells, as PyTorch's AdaptiveAvgPool2d.
-
-  Cells of a size that does not divide overlap, and fewer rows than cells repeat.
-  """
-  for axis in (1, 2):
-    rows = x.shape[axis]
-    cells = [(i * rows // size, -(-(i + 1) * rows // size)) for i in range(size)]
-    means = [jax.lax.slice_in_dim(x, a, b, axis=axis).mean(axis) for a, b in cells]
-    x = jnp.stack(means, axis)
-  return x
 
 
 class DropPath(nn.Module):

@@ -5,8 +5,10 @@ al., 1998) for MNIST and USPS, and DTN for SVHN (both as Long et al., 2018, CDAN
 import flax.linen as nn
 
 from tljax.models.base import Classifier, Linear, Options, Spec
-from tljax.models.layers import batch_norm, max_pool
+from tljax.models.convolution import Conv
+from tljax.models.layers import batch_norm
 from tljax.models.layouts import TORCH, Layout, Module, Tensor, flattened
+from tljax.models.pooling import max_pool
 
 SPECS = {
   'lenet': Spec(
@@ -48,7 +50,7 @@ class LeNetStage(nn.Module):
   @nn.compact
   def __call__(self, x, train):
     o = self.options
-    x = nn.Conv(self.width, (5, 5), padding='VALID', dtype=o.dtype, name='conv')(x)
+    x = Conv(self.width, (5, 5), padding='VALID', dtype=o.dtype, name='conv')(x)
     return nn.relu(max_pool(_drop_channels(x, self.rate, train), 2, 2))
 
 
@@ -62,7 +64,7 @@ class DTNStage(nn.Module):
   @nn.compact
   def __call__(self, x, train):
     o = self.options
-    x = nn.Conv(self.width, (5, 5), 2, padding=2, dtype=o.dtype, name='conv')(x)
+    x = Conv(self.width, (5, 5), 2, padding=2, dtype=o.dtype, name='conv')(x)
     x = batch_norm(o, train, 'norm')(x)
     return nn.relu(_drop_channels(x, self.rate, train))
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from tljax.errors import InputError
 from tljax.models.base import Classifier, Linear, Options, Spec
+from tljax.models.convolution import Conv
 from tljax.models.layers import DropPath, gelu, layer_norm
 from tljax.models.layouts import FLAX, TORCH, Layout, Module
 
@@ -69,7 +70,7 @@ class Mixer(nn.Module):
         f'mixer_b16_{self.size} takes images of {self.size} x {self.size} alone, '
         f'not {x.shape[1]} x {x.shape[2]}; resize them'
       )
-    stem = nn.Conv(
+    stem = Conv(
       _WIDTH, (_PATCH, _PATCH), _PATCH, padding='VALID', dtype=o.dtype, name='stem'
     )
     x = stem(x).reshape(x.shape[0], -1, _WIDTH)

@@ -1,12 +1,26 @@
 """A frozen backbone in int8: a quarter of the memory, for extracting features."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tljax.errors import InputError
+from tljax.models import convolution
 from tljax.models.base import Classifier
+
+
+class _ByXLA(Classifier):
+  """A classifier of the convolutions that qwix knows."""
+
+  def __call__(self, *args, **kwargs):
+    with convolution.by_xla():
+      return super().__call__(*args, **kwargs)
+
+  def embed(self, *args, **kwargs):
+    with convolution.by_xla():
+      return super().embed(*args, **kwargs)
 
 
 def quantize(
@@ -31,6 +45,10 @@ def quantize(
   except ImportError as error:
     raise InputError("int8 wants qwix: pip install 'tljax[int8]'") from error
   rule = {'module_path': 'backbone/.*', 'weight_qtype': 'int8', 'act_qtype': 'int8'}
+  fields = [
+    f.name for f in dataclasses.fields(model) if f.name not in ('parent', 'name')
+  ]
+  model = _ByXLA(**{name: getattr(model, name) for name in fields})
   provider = qwix.PtqProvider([qwix.QuantizationRule(**rule)])
   quantized = qwix.quantize_model(model, provider, methods=('__call__', 'embed'))
   size = model.spec.input_size

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
-from tljax.models.layers import batch_norm, conv, max_pool
+from tljax.models.layers import batch_norm, conv
 from tljax.models.layouts import KERAS, TORCH, Layout, Module
+from tljax.models.pooling import max_pool
 
 _STAGES = ('stem', 'stage1', 'stage2', 'stage3', 'stage4')
 

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Options, Spec
-from tljax.models.layers import max_pool
+from tljax.models.convolution import Conv
 from tljax.models.layouts import KERAS, TORCH, Layout, Module
+from tljax.models.pooling import max_pool
 
 
 def _spec(parameters, multiply_adds, **changes):
@@ -57,10 +58,10 @@ class Fire(nn.Module):
   def __call__(self, x, train):
     del train
     dtype, expand = self.options.dtype, 4 * self.squeeze
-    x = nn.relu(nn.Conv(self.squeeze, (1, 1), dtype=dtype, name='squeeze')(x))
+    x = nn.relu(Conv(self.squeeze, (1, 1), dtype=dtype, name='squeeze')(x))
     parts = [
-      nn.Conv(expand, (1, 1), dtype=dtype, name='expand1x1')(x),
-      nn.Conv(expand, (3, 3), dtype=dtype, name='expand3x3')(x),
+      Conv(expand, (1, 1), dtype=dtype, name='expand1x1')(x),
+      Conv(expand, (3, 3), dtype=dtype, name='expand3x3')(x),
     ]
     return nn.relu(jnp.concatenate(parts, -1))
 
@@ -75,7 +76,7 @@ class Stem(nn.Module):
   @nn.compact
   def __call__(self, x):
     size, dtype = (self.size, self.size), self.options.dtype
-    conv = nn.Conv(self.width, size, 2, padding='VALID', dtype=dtype, name='conv')
+    conv = Conv(self.width, size, 2, padding='VALID', dtype=dtype, name='conv')
     return nn.relu(conv(x))
 
 
@@ -127,7 +128,7 @@ class ConvHead(nn.Module):
   @nn.compact
   def __call__(self, outputs, train=False):
     x = nn.Dropout(0.5)(outputs['map'], deterministic=not train)
-    x = nn.Conv(self.num_classes, (1, 1), name='classifier')(x.astype(jnp.float32))
+    x = Conv(self.num_classes, (1, 1), name='classifier')(x.astype(jnp.float32))
     return jnp.mean(nn.relu(x), (1, 2))
 
 

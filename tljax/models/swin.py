@@ -9,6 +9,7 @@ import numpy as np
 
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
+from tljax.models.convolution import Conv
 from tljax.models.layers import DropPath, gelu, layer_norm
 from tljax.models.layouts import TORCH, Layout, Module, Tensor
 
@@ -118,7 +119,7 @@ class Stem(nn.Module):
   @nn.compact
   def __call__(self, x):
     o = self.options
-    x = nn.Conv(_WIDTH, (4, 4), 4, padding='VALID', dtype=o.dtype, name='conv')(x)
+    x = Conv(_WIDTH, (4, 4), 4, padding='VALID', dtype=o.dtype, name='conv')(x)
     return _norm(o, 'norm')(x)
 
 

@@ -11,7 +11,7 @@ from tljax.models.base import (
   Options,
   Spec,
 )
-from tljax.models.layers import adaptive_mean_pool, batch_norm, conv, max_pool
+from tljax.models.layers import batch_norm, conv
 from tljax.models.layouts import (
   CONV_AS_DENSE,
   KERAS,
@@ -21,6 +21,7 @@ from tljax.models.layouts import (
   Tensor,
   flattened,
 )
+from tljax.models.pooling import adaptive_mean_pool, max_pool
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _DEPTHS = {

@@ -21,6 +21,7 @@ from tljax.models.base import (
   Options,
   Spec,
 )
+from tljax.models.convolution import Conv
 from tljax.models.layers import DropPath, gelu, layer_norm
 from tljax.models.layouts import Layout
 from tljax.models.vit_layouts import Config, vit_layouts
@@ -152,7 +153,7 @@ class Embed(nn.Module):
   def __call__(self, x, train):
     del train
     c, dtype, init = self.config, self.options.dtype, nn.initializers.normal(0.02)
-    x = nn.Conv(
+    x = Conv(
       c.width,
       (c.patch, c.patch),
       c.patch,

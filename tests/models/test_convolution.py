@@ -1,0 +1,120 @@
+"""Convolutions as XLA's, with their gradients, however they are computed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from tljax.models import convolution
+from tljax.models.convolution import Conv, convolve
+
+XLA = functools.partial(
+  lax.conv_general_dilated, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+)
+# Images, kernel, strides, padding: of stems, blocks, patches, and odd ones.
+CASES = [
+  ((4, 9, 8, 3), (3, 3, 3, 5), (1, 1), 'SAME'),
+  ((4, 9, 8, 40), (3, 3, 40, 6), (1, 1), ((1, 1), (1, 1))),
+  ((4, 9, 8, 33), (3, 3, 33, 6), (2, 2), ((1, 1), (0, 1))),
+  ((2, 15, 16, 3), (7, 7, 3, 4), (2, 2), ((3, 3), (3, 3))),
+  ((2, 9, 8, 6), (1, 1, 6, 4), (1, 1), 'VALID'),
+  ((2, 9, 8, 6), (1, 1, 6, 4), (2, 2), 'SAME'),
+  ((2, 9, 8, 6), (1, 1, 6, 4), (1, 1), ((1, 1), (1, 1))),
+  ((2, 9, 8, 3), (4, 4, 3, 5), (4, 4), 'VALID'),
+  ((2, 9, 8, 3), (4, 4, 3, 5), (4, 4), 'SAME'),
+  ((6, 5, 7, 34), (3, 1, 34, 4), (1, 2), 'VALID'),
+]
+
+
+@pytest.fixture(params=[1, 8])
+def devices(request, monkeypatch):
+  """On one device image by image, few at a time; on several all at once."""
+  monkeypatch.setattr(jax, 'device_count', lambda: request.param)
+  monkeypatch.setattr(convolution, '_ROWS', 200)
+
+
+@pytest.mark.parametrize(('shape', 'kernel', 'strides', 'padding'), CASES)
+def test_values_and_gradients_are_xlas(devices, shape, kernel, strides, padding):
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    x, kernel = (
+      jnp.asarray(rng.normal(size=shape)),
+      jnp.asarray(rng.normal(size=kernel)),
+    )
+    results = []
+    for function in (XLA, convolve):
+      convolved = functools.partial(function, window_strides=strides, padding=padding)
+      if function is convolve:
+        convolved = functools.partial(convolve, strides=strides, padding=padding)
+      out, pull = jax.vjp(lambda x, k, f=convolved: f(x, k), x, kernel)
+      weights = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
+      results.append((out, *pull(weights)))
+  for wanted, given in zip(*results, strict=True):
+    np.testing.assert_allclose(given, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_of_gradients_are_xlas(devices):
+  rng = np.random.default_rng(0)
+
+  def penalty(function, x, kernel):
+    inner = jax.grad(lambda x: jnp.sum(jnp.tanh(function(x, kernel, (2, 2), 'SAME'))))
+    return jnp.sum(inner(x) ** 2)
+
+  with jax.enable_x64(True):
+    x, kernel = (jnp.asarray(rng.normal(size=s)) for s in ((4, 6, 6, 2), (3, 3, 2, 3)))
+    wanted, given = (
+      jax.grad(functools.partial(penalty, function), (0, 1))(x, kernel)
+      for function in (XLA, convolve)
+    )
+  for a, b in zip(given, wanted, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_many_networks_at_once(devices):
+  """As a sweep maps them: kernels and images of each."""
+  rng = np.random.default_rng(0)
+  x, kernels = (
+    jnp.asarray(rng.normal(size=s), jnp.float32)
+    for s in ((2, 4, 6, 6, 3), (2, 3, 3, 3, 5))
+  )
+  grad = jax.grad(lambda k, x: jnp.sum(convolve(x, k, (1, 1), 'SAME') ** 2))
+  wanted = jnp.stack([grad(k, i) for k, i in zip(kernels, x, strict=True)])
+  np.testing.assert_allclose(jax.vmap(grad)(kernels, x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_sums_in_single(devices):
+  x, kernel = (
+    jnp.ones((8, 32, 32, 1), jnp.bfloat16),
+    jnp.zeros((3, 3, 1, 1), jnp.bfloat16),
+  )
+  grad = jax.grad(lambda k: jnp.sum(convolve(x, k, (1, 1), 'VALID')))(kernel)
+  assert grad.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(grad.astype(np.float32), 8 * 30 * 30)
+
+
+def test_groups_and_dilations_are_left_to_xla():
+  x, kernel = jnp.ones((1, 6, 6, 4)), jnp.ones((3, 3, 1, 4))
+  options = {'feature_group_count': 4, 'rhs_dilation': (2, 2)}
+  wanted = XLA(x, kernel, (1, 1), 'SAME', **options)
+  np.testing.assert_allclose(convolve(x, kernel, (1, 1), 'SAME', **options), wanted)
+
+
+def test_it_can_be_switched_off():
+  def program():
+    forward = functools.partial(convolve, strides=(1, 1), padding='SAME')
+    return str(jax.make_jaxpr(forward)(jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 2))))
+
+  assert 'custom_vjp' in program()
+  with convolution.by_xla():
+    assert 'custom_vjp' not in program()
+
+
+def test_flaxs_layer_with_another_gradient():
+  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+  ours, flaxs = Conv(4, (3, 3)), Conv(4, (3, 3), conv_general_dilated=None)
+  variables = ours.init(jax.random.key(1), x)
+  wanted = flaxs.apply(variables, x)
+  np.testing.assert_allclose(ours.apply(variables, x), wanted, rtol=1e-5, atol=1e-6)

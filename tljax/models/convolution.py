@@ -1,0 +1,173 @@
+"""Convolutions whose gradients are quick on a CPU too.
+
+XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed. As one
+matrix product for each position of the kernel, image by image so that the slices stay
+in the processor's cache, it has most of it; and a 1x1 convolution is a matrix product.
+Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
+"""
+
+import contextlib
+import contextvars
+import functools
+import os
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+# Rows of a product that fill the cache, and columns below which a product is slow.
+_ROWS, _COLUMNS = 2048, 32
+_by_xla = contextvars.ContextVar(
+  'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
+)
+
+
+def convolve(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  **options,
+) -> jax.Array:
+  """`lax.conv_general_dilated` of NHWC images.
+
+  Args:
+    x: (N, H, W, C).
+    kernel: (height, width, C, features).
+    strides, padding: as of `lax.conv_general_dilated`.
+    **options: its others; groups and dilations are left to XLA.
+
+  Returns:
+    (N, H', W', features).
+  """
+  plain = options.get('feature_group_count', 1) == 1 and not any(
+    set(options.get(dilation) or ()) - {1}
+    for dilation in ('lhs_dilation', 'rhs_dilation')
+  )
+  if not plain or not on_cpu() or options.get('precision') is not None:
+    options['dimension_numbers'] = _DIMENSIONS
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+  size, strides = kernel.shape[:2], tuple(strides)
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
+  padding = tuple(map(tuple, padding))
+  if any(map(any, padding)) or size not in ((1, 1), strides):
+    return _convolve(x, kernel, strides, padding)
+  if size == (1, 1):
+    x = x[:, :: strides[0], :: strides[1]]
+  # Windows that do not overlap: a matrix product.
+  (height, width), (n, h, w, c) = size, x.shape
+  h, w = h // height, w // width
+  x = x[:, : h * height, : w * width].reshape(n, h, height, w, width, c)
+  x = x.swapaxes(2, 3).reshape(n, h, w, height * width * c)
+  return _multiply(x, kernel.reshape(-1, kernel.shape[3]))
+
+
+def on_cpu() -> bool:
+  """Whether images are convolved the way that suits a CPU."""
+  return not _by_xla.get() and jax.default_backend() == 'cpu'
+
+
+@contextlib.contextmanager
+def by_xla():
+  """What is traced within is convolved by XLA alone."""
+  token = _by_xla.set(True)
+  try:
+    yield
+  finally:
+    _by_xla.reset(token)
+
+
+class Conv(nn.Conv):
+  """flax's convolution by `convolve`."""
+
+  conv_general_dilated: Callable = convolve
+
+
+@jax.custom_vjp
+def _multiply(x, matrix):
+  return lax.dot_general(x, matrix, (((3,), (0,)), ((), ())))
+
+
+def _multiply_backward(residuals, grad):
+  x, matrix = residuals
+  x_grad = lax.dot_general(grad, matrix, (((3,), (1,)), ((), ())))
+  return x_grad, _outer(x, grad).astype(matrix.dtype)
+
+
+_multiply.defvjp(
+  lambda x, matrix: (_multiply(x, matrix), (x, matrix)), _multiply_backward
+)
+
+
+def _outer(x, grad):
+  """Sums the outer products of all rows: (..., C) and (..., K) to (C, K).
+
+  Written so, not as autodiff has it, XLA copies neither into another layout.
+  """
+  return lax.dot_general(
+    x.reshape(-1, x.shape[-1]),
+    grad.reshape(-1, grad.shape[-1]),
+    (((0,), (0,)), ((), ())),
+    preferred_element_type=_wide(grad.dtype),
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, strides, padding):
+  return lax.conv_general_dilated(
+    x, kernel, strides, padding, dimension_numbers=_DIMENSIONS
+  )
+
+
+def _forward(x, kernel, strides, padding):
+  return _convolve(x, kernel, strides, padding), (x, kernel)
+
+
+def _backward(strides, padding, residuals, grad):
+  x, kernel = residuals
+
+  def of_images(x):
+    return _convolve.fun(x, kernel, strides, padding)
+
+  (x_grad,) = jax.vjp(of_images, x)[1](grad)
+  kernel_grad = _kernel_gradient(x, grad, kernel.shape, strides, padding)
+  return x_grad, kernel_grad.astype(kernel.dtype)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(x, grad, shape, strides, padding):
+  """Sums the outer products of the images' pixels and the gradient's."""
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  count, *extent = grad.shape[:3]
+  # All images at once on several devices: a scan would gather what they share.
+  images = count
+  if jax.device_count() == 1:
+    fitting = max(1, _ROWS // (extent[0] * extent[1]))
+    images = max(i for i in range(1, fitting + 1) if count % i == 0)
+
+  def gradient(x, grad):
+    parts = [
+      x[:, i :: strides[0], j :: strides[1]][:, : extent[0], : extent[1]]
+      for i in range(shape[0])
+      for j in range(shape[1])
+    ]
+    if shape[2] < _COLUMNS:
+      parts = [jnp.concatenate(parts, -1)]
+    return jnp.concatenate([_outer(part, grad) for part in parts]).reshape(shape)
+
+  if images == count:
+    return gradient(x, grad)
+  parts = [a.reshape(count // images, images, *a.shape[1:]) for a in (x, grad)]
+  start = jnp.zeros(shape, _wide(grad.dtype))
+  return lax.scan(lambda total, part: (total + gradient(*part), None), start, parts)[0]
+
+
+def _wide(dtype):
+  """What sums of many products are kept in."""
+  return dtype if dtype.itemsize > 2 else jnp.dtype(jnp.float32)

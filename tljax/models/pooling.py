@@ -1,0 +1,93 @@
+"""Pooling whose gradients are quick on a CPU too."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def max_pool(
+  x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False
+) -> jax.Array:
+  """Max-pool of (N, H, W, C); the padding never wins.
+
+  Of equal pixels the first in a window, row by row, takes the gradient, as PyTorch has
+  it.
+
+  Args:
+    x: images.
+    size, stride: of the windows; the stride is no larger.
+    padding: on each side.
+    ceil: whether windows that overhang the end count, as with PyTorch's ceil_mode.
+  """
+  overhang = [-(n + 2 * padding - size) % stride if ceil else 0 for n in x.shape[1:3]]
+  pads = [(padding, padding + more) for more in overhang]
+  x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
+  return _max_pool(x, size, stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x, size, stride):
+  for axis in (1, 2):
+    last = (x.shape[axis] - size) // stride * stride + 1
+    slices = [jax.lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
+    x = functools.reduce(jnp.maximum, slices)
+  return x
+
+
+def _forward(x, size, stride):
+  """Remembers which pixel of each window won."""
+  height, width = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
+  largest, *pixels = (
+    x[:, i : i + height : stride, j : j + width : stride]
+    for i in range(size)
+    for j in range(size)
+  )
+  winner = jnp.zeros(largest.shape, jnp.int16)
+  for number, pixel in enumerate(pixels, 1):
+    winner = jnp.where(pixel > largest, jnp.int16(number), winner)
+    largest = jnp.maximum(largest, pixel)
+  return largest, (winner, x.shape)
+
+
+def _backward(size, stride, residuals, grad):
+  """Adds up what a pixel won, for each of its places between two windows' starts.
+
+  So every array is dense: a gradient of strided slices would be full of zeros.
+  """
+  winner, (count, height, width, channels) = residuals
+  before = (size - 1) // stride  # windows that reach a pixel from further back
+  rows, columns = -(-height // stride), -(-width // stride)
+  after = rows - grad.shape[1], columns - grad.shape[2]
+  pads = [(0, 0), *((before, max(0, n)) for n in after), (0, 0)]
+  grad, winner = jnp.pad(grad, pads), jnp.pad(winner, pads, constant_values=-1)
+
+  def won(i, j):
+    total = jnp.zeros((), grad.dtype)
+    for row in range(i, size, stride):
+      for column in range(j, size, stride):
+        top, left = before - row // stride, before - column // stride
+        windows = slice(None), slice(top, top + rows), slice(left, left + columns)
+        mine = winner[windows] == row * size + column
+        total += jnp.where(mine, grad[windows], 0)
+    return total
+
+  places = [jnp.stack([won(i, j) for j in range(stride)], 3) for i in range(stride)]
+  shape = (count, rows * stride, columns * stride, channels)
+  return (jnp.stack(places, 2).reshape(shape)[:, :height, :width],)
+
+
+_max_pool.defvjp(_forward, _backward)
+
+
+def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
+  """Means of (N, H, W, C) over `size` x `size` cells, as PyTorch's AdaptiveAvgPool2d.
+
+  Cells of a size that does not divide overlap, and fewer rows than cells repeat.
+  """
+  for axis in (1, 2):
+    rows = x.shape[axis]
+    cells = [(i * rows // size, -(-(i + 1) * rows // size)) for i in range(size)]
+    means = [jax.lax.slice_in_dim(x, a, b, axis=axis).mean(axis) for a, b in cells]
+    x = jnp.stack(means, axis)
+  return x
