@@ -37,7 +37,19 @@ def keras():
   """Returns Keras on the JAX backend."""
   os.environ['KERAS_BACKEND'] = 'jax'
   pytest.importorskip('keras')
+  # Its initial weights are drawn anew by the tests; JAX would compile a draw of each
+  # shape.
+  random = importlib.import_module('keras.src.backend').random
+  generator = np.random.default_rng(0)
+  for name in ('normal', 'uniform', 'truncated_normal'):
+    draw = functools.partial(_draw, getattr(generator, name.removeprefix('truncated_')))
+    setattr(random, name, draw)
   return importlib.import_module('keras')
+
+
+def _draw(draw, shape, dtype=None, seed=None, **bounds):
+  del dtype, seed
+  return jnp.asarray(draw(*bounds.values(), shape), jnp.float32)
 
 
 def randomise(module, seed=0):
@@ -308,10 +320,20 @@ def check_keras_parity(
   """
   sizes = sizes or (models.spec(name).input_size,)
 
+  @functools.partial(jax.jit, static_argnums=1)
+  def call(x, training, *variables):
+    return model.stateless_call(*variables, x, training=training)
+
   def theirs(x, training=False):
+    variables = model.trainable_variables, model.non_trainable_variables
+    values = [[variable.value for variable in group] for group in variables]
     # Keras promotes ranks and dtypes as it likes; the tests forbid it to us alone.
     with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-      return np.asarray(model(preprocess((x * 255).copy()), training=training))
+      x = jnp.asarray(preprocess((x * 255).copy()))
+      logits, stored = call(x, training, *values)
+    for variable, value in zip(variables[1], stored, strict=True):
+      variable.assign(value)
+    return np.asarray(logits)
 
   _randomise_keras(model, lambda: theirs(images(sizes[0]), training=True))
   variables = variables_of(name, keras_tensors(model), layout)

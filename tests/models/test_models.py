@@ -31,10 +31,15 @@ KINDS = {
   for name in sorted(NAMES, key=lambda n: -models.spec(n).parameters)
 }
 # Tracing all takes minutes; those of a kind share their code.
-TRACED = [
-  name if name in KINDS.values() else pytest.param(name, marks=pytest.mark.slow)
-  for name in NAMES
-]
+# By module: a network's tests follow each other and share its traces.
+traced = pytest.mark.parametrize(
+  'name',
+  [
+    name if name in KINDS.values() else pytest.param(name, marks=pytest.mark.slow)
+    for name in NAMES
+  ],
+  scope='module',
+)
 
 
 @functools.cache
@@ -62,7 +67,7 @@ def test_there_are_models():
   assert 'cnn' in NAMES and NAMES == sorted(NAMES)
 
 
-@pytest.mark.parametrize('name', TRACED)
+@traced
 def test_doors(name):
   check_doors(name, train=False)
 
@@ -83,7 +88,7 @@ def check_doors(name, train):
   assert jax.tree.structure(dict(state)) == jax.tree.structure(collections)
 
 
-@pytest.mark.parametrize('name', TRACED)
+@traced
 def test_stages_can_be_tapped_and_frozen(name):
   outputs, variables, _ = abstract(name)
   stages = models.spec(name).stages
@@ -91,19 +96,19 @@ def test_stages_can_be_tapped_and_frozen(name):
   assert set(stages) <= set(variables['params']['backbone'])
 
 
-@pytest.mark.parametrize('name', TRACED)
+@traced
 def test_every_parameter_of_the_backbone_is_in_a_stage(name):
   _, variables, _ = abstract(name)
   assert set(variables['params']['backbone']) == set(models.spec(name).stages)
 
 
-@pytest.mark.parametrize('name', TRACED)
+@traced
 def test_the_classifier_is_called_so(name):
   _, variables, _ = abstract(name)
   assert variables['params']['head']['classifier']['bias'].shape == (7,)
 
 
-@pytest.mark.parametrize('name', TRACED)
+@traced
 def test_every_leaf_has_one_name_in_each_layout(name):
   _, variables, _ = abstract(name)
   shapes = {path: leaf.shape for path, leaf in convert.flatten(variables).items()}
@@ -118,7 +123,7 @@ def layouts_of(name):
   return module.layouts(name) if hasattr(module, 'layouts') else {}
 
 
-@pytest.mark.parametrize('name', TRACED)
+@traced
 def test_parameters_are_as_many_as_the_spec_says(name):
   _, variables, _ = abstract(name)
   count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params']))
@@ -128,7 +133,7 @@ def test_parameters_are_as_many_as_the_spec_says(name):
   assert count + (spec.classes - 7) * width == spec.parameters
 
 
-@pytest.mark.parametrize('name', TRACED)
+@traced
 def test_multiply_adds_are_as_many_as_the_spec_says(name, monkeypatch):
   # On a CPU, depthwise convolutions are products and sums that the count misses.
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
