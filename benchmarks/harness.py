@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
+from tljax import report
+
 
 def alternate(
   contenders: Mapping[str, Callable[[], None]], rounds: int, steps: int
@@ -33,6 +35,27 @@ def alternate(
   return seconds
 
 
+def beside(
+  ours: Callable[[], None], peers: Callable[[], None] | None, rounds: int, steps: int
+) -> dict:
+  """Times our step, compiled at its first call, and the peers' in turn with it.
+
+  Returns:
+    'compile_seconds'; the quartiles of 'tljax' and 'torch', seconds; of their 'ratio',
+    round by round, which is above 1 where tljax is faster. Without peers None.
+  """
+  began = time.perf_counter()
+  ours()
+  figures = {'compile_seconds': time.perf_counter() - began}
+  contenders = {'tljax': ours} | ({'torch': peers} if peers else {})
+  alternate(contenders, 1, 2)  # warm-up
+  seconds = alternate(contenders, rounds, steps)
+  ratio = [b / a for a, b in zip(*seconds.values(), strict=True)] if peers else None
+  for name, values in {'torch': None, **seconds, 'ratio': ratio}.items():
+    figures[name] = quartiles(values) if values else None
+  return figures
+
+
 def quartiles(values: list[float]) -> dict[str, float]:
   """Median and quartiles."""
   low, median, high = np.percentile(values, [25, 50, 75])
@@ -45,6 +68,21 @@ def spread(quartiles: Mapping[str, float] | None, scale: float, digits: int) -> 
     return '-'
   low, median, high = (scale * quartiles[k] for k in ('low', 'median', 'high'))
   return f'{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})'
+
+
+def show(cases: list[dict], title: str) -> None:
+  """Prints what `beside` gave, a row a case."""
+  rows = [
+    {
+      'step': f['case'],
+      'compile s': f'{f["compile_seconds"]:.1f}',
+      'tljax ms': spread(f['tljax'], 1e3, 1),
+      'torch ms': spread(f['torch'], 1e3, 1),
+      'ratio': spread(f['ratio'], 1, 2),
+    }
+    for f in cases
+  ]
+  report.print_table(rows, f'{title}: median (quartiles); ratio is torch / tljax')
 
 
 def environment(**facts) -> dict:

@@ -99,6 +99,28 @@ class SqueezeNet(nn.Module):
     return self.features((x - self.mean) / self.std).mean((2, 3))
 
 
+class LeNet(nn.Module):
+  """tljax's `lenet`: (N, 3, 28, 28) to (N, 500)."""
+
+  def __init__(self):
+    super().__init__()
+    self.layers = nn.Sequential(
+      *(nn.Conv2d(3, 20, 5), nn.MaxPool2d(2), nn.ReLU()),
+      *(nn.Conv2d(20, 50, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU()),
+      *(nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Dropout(0.5)),
+    )
+
+  def forward(self, x):
+    return self.layers((x - 0.5) / 0.5)
+
+
+def resnet50():
+  """torchvision's without its classifier: (N, 3, H, W) to (N, 2048)."""
+  backbone = torchvision().models.resnet50()
+  backbone.fc = nn.Identity()
+  return backbone
+
+
 class Discriminator(nn.Sequential):
   """Two hidden layers and one logit."""
 
@@ -130,6 +152,64 @@ def dann_step(backbone, head, discriminator, optimizer, strength):
     domains[len(source) :] = 0
     domain = F.binary_cross_entropy_with_logits(scores, domains)
     return _descend(task + domain, optimizer)
+
+  return step
+
+
+def cdan_step(backbone, head, discriminator, optimizer, strength, random_map):
+  """Returns `(source, labels, target) -> loss`, one step of CDAN.
+
+  The random map is two matrices, of the features and of the predictions.
+  """
+
+  def step(source, labels, target):
+    features = backbone(torch.cat([source, target]))
+    logits = head(features)
+    task = F.cross_entropy(logits[: len(source)], labels)
+    predictions = logits.detach().softmax(1)
+    features = Reverse.apply(features, strength)
+    joint = (features @ random_map[0]) * (predictions @ random_map[1])
+    scores = discriminator(joint / joint.shape[1] ** 0.5)[:, 0]
+    domains = torch.ones_like(scores)
+    domains[len(source) :] = 0
+    domain = F.binary_cross_entropy_with_logits(scores, domains)
+    return _descend(task + domain, optimizer)
+
+  return step
+
+
+def mcd_step(backbone, heads, below, above, generator_steps=4):
+  """Returns `(source, labels, target) -> loss`, one step of MCD.
+
+  `below` moves the backbone, `above` both heads.
+  """
+
+  def step(source, labels, target):
+    images = torch.cat([source, target])
+
+    def losses():
+      features = backbone(images)
+      first, second = (head(features) for head in heads)
+      split = len(source)
+      task = F.cross_entropy(first[:split], labels)
+      task = task + F.cross_entropy(second[:split], labels)
+      gap = (first[split:].softmax(1) - second[split:].softmax(1)).abs().mean()
+      return task, gap
+
+    def descend(loss, *optimizers):
+      below.zero_grad(set_to_none=True)
+      above.zero_grad(set_to_none=True)
+      loss.backward()
+      for optimizer in optimizers:
+        optimizer.step()
+      return loss.detach()
+
+    loss = descend(losses()[0], below, above)
+    task, gap = losses()
+    descend(task - gap, above)
+    for _ in range(generator_steps):
+      descend(losses()[1], below)
+    return loss
 
   return step
 

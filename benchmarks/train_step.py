@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import time
 from typing import Literal
 
 import jax
@@ -17,7 +16,7 @@ import optax
 
 from benchmarks import harness
 from experiments import cli
-from tljax import data, models, report
+from tljax import data, models
 from tljax.adaptation import dann
 from tljax.errors import InputError
 from tljax.finetuning import labels, plain
@@ -142,21 +141,9 @@ def _adam(*modules):
 def measure(case: str, flags: Flags) -> dict:
   """Returns the figures of one case: seconds per step, compilation, ratio."""
   arrays = inputs(case, flags.batch_size)
-  contenders = {'tljax': tljax_step(case, arrays)}
-  began = time.perf_counter()
-  contenders['tljax']()
-  figures = {'case': case, 'compile_seconds': time.perf_counter() - began}
-  if torch is not None:
-    contenders['torch'] = torch_step(case, arrays)
-  harness.alternate(contenders, 1, 2)  # warm-up
-  seconds = harness.alternate(contenders, flags.rounds, flags.steps)
-  for name in ('tljax', 'torch'):
-    figures[name] = harness.quartiles(seconds[name]) if name in seconds else None
-  figures['ratio'] = None
-  if 'torch' in seconds:
-    pairs = zip(seconds['torch'], seconds['tljax'], strict=True)
-    figures['ratio'] = harness.quartiles([peer / ours for peer, ours in pairs])
-  return figures
+  peers = torch_step(case, arrays) if torch else None
+  ours = tljax_step(case, arrays)
+  return {'case': case} | harness.beside(ours, peers, flags.rounds, flags.steps)
 
 
 def train_step(flags: Flags) -> None:
@@ -165,18 +152,7 @@ def train_step(flags: Flags) -> None:
   if min(flags.rounds, flags.steps, flags.batch_size) < 1 or not flags.cases:
     raise InputError('--rounds, --steps, --batch-size and --cases must be at least 1')
   figures = [measure(case, flags) for case in flags.cases]
-
-  rows = [
-    {
-      'step': f['case'],
-      'compile s': f'{f["compile_seconds"]:.1f}',
-      'tljax ms': harness.spread(f['tljax'], 1e3, 1),
-      'torch ms': harness.spread(f['torch'], 1e3, 1),
-      'ratio': harness.spread(f['ratio'], 1, 2),
-    }
-    for f in figures
-  ]
-  report.print_table(rows, 'Training step: median (quartiles); ratio is torch / tljax')
+  harness.show(figures, 'Training step')
   if flags.out:
     environment = harness.environment(
       torch=torch and torch.__version__, batch_size=flags.batch_size
