@@ -82,7 +82,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_spares_the_checkpoint(
 
   run = Run.open(tmp_path, {}, resume=False)
   options = {'every': 2, 'run': run, 'mesh': one_device}
-  with pytest.raises(InputError, match='loss is nan at step 6'):
+  with pytest.raises(InputError, match='loss is nan at step 5, the first'):
     train.fit(method, state, poisoned, 10, **options)
   assert [record['step'] for record in run.records()] == [2, 4]
   with Checkpoints(run.checkpoints('train')) as checkpoints:
