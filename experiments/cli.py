@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import pathlib
 import re
 import signal
@@ -260,6 +261,17 @@ def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:
       job(parsed)
   except InputError as error:
     _exit(2, f'error: {error}')
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    first = str(error).split('\n')[0]
+    print(
+      'error: another process of the run died, or the network to it; see its log, and '
+      f'start all again with --resume ({first})',
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)  # an orderly exit would wait for the dead
   except Preempted:
     _exit(75, 'preempted; what was done is saved, go on with --resume')
   except KeyboardInterrupt:

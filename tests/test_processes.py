@@ -31,7 +31,7 @@ from tljax.models.base import Classifier, Linear, Spec
 from tljax.run import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS, SLOW = 5, 60
+STEPS, SLOW = 5, 20
 
 
 class Backbone(nn.Module):
@@ -93,7 +93,7 @@ def job(flags):
 
   def disturbed(number, at):
     def slow(step):
-      time.sleep(0.05)
+      time.sleep(0.2)
       if step == at and jax.process_index() == 1:
         signal.raise_signal(number)
       return batch(step)
@@ -125,6 +125,7 @@ def launch(out, *flags):
   environment = {
     **os.environ,
     'XLA_FLAGS': os.environ['XLA_FLAGS'].replace('=8', '=2'),
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
     'PYTHONPATH': str(ROOT),
   }
   command = [sys.executable, __file__, '--out', str(out), '--mesh', 'data=2,fsdp=2']
@@ -141,7 +142,9 @@ def launch(out, *flags):
     for one in jobs:
       one.kill()
   seconds = time.monotonic() - began
-  return Ended([one.returncode for one in jobs], seconds, *map(list, zip(*said)))
+  return Ended(
+    [one.returncode for one in jobs], seconds, *map(list, zip(*said, strict=True))
+  )
 
 
 @pytest.fixture(scope='module')
@@ -214,7 +217,10 @@ def test_resumed_it_ends_bit_identical(out, preempted, killed, raw):
 def test_a_process_that_is_killed_brings_the_other_down(killed):
   assert killed.status[1] == -signal.SIGKILL
   assert killed.status[0] != 0 and killed.seconds < 90, killed
-  assert 'another process' in killed.err[0], killed.err[0]
+  # Ours, of an error in the midst of a collective, or of the heartbeats that fail.
+  assert 'another process of the run died' in killed.err[0] or (
+    'indicates that another task died' in killed.err[0]
+  ), killed.err[0]
 
 
 def test_one_process_needs_no_agreement():
