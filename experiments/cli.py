@@ -42,7 +42,7 @@ class Flags:
   """Flags that mean the same in every script."""
 
   out: pathlib.Path
-  """Run folder: records, result, report, checkpoints."""
+  """Run folder: records, report, checkpoints."""
   seed: int = 0
   """First seed; further ones count up from it."""
   seeds: int = 3

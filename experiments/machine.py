@@ -20,8 +20,10 @@ class Machine:
   """data=8, or data=4,fsdp=2; else data=all."""
   coordinator: str | None = None
   """HOST:PORT of process 0, if no cluster."""
-  num_processes: int | None = None
+  processes: int | None = None
+  """How many there are, likewise."""
   process_id: int | None = None
+  """Of this one, from 0."""
   profile: str | None = None
   """FIRST:STOP, the steps of a trace in --out."""
   debug_nans: bool = False
@@ -31,7 +33,7 @@ class Machine:
   def at_work(self) -> Iterator[None]:
     """Joins the other processes, of which the first alone prints."""
     self._window()  # complains now rather than after the data
-    processes.start(self.coordinator, self.num_processes, self.process_id)
+    processes.start(self.coordinator, self.processes, self.process_id)
     jax.config.update('jax_debug_nans', self.debug_nans)
     if not jax.config.jax_compilation_cache_dir:
       jax.config.update('jax_compilation_cache_dir', str(registry.cache() / 'compiled'))

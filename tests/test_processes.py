@@ -129,7 +129,7 @@ def launch(out, *flags):
     'PYTHONPATH': str(ROOT),
   }
   command = [sys.executable, __file__, '--out', str(out), '--mesh', 'data=2,fsdp=2']
-  command += ['--coordinator', f'127.0.0.1:{port}', '--num-processes', '2', *flags]
+  command += ['--coordinator', f'127.0.0.1:{port}', '--processes', '2', *flags]
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
   began = time.monotonic()
   jobs = [
@@ -233,7 +233,7 @@ def test_half_of_the_flags_of_a_cluster(given, monkeypatch):
     raise ValueError('Number of processes must be defined.')
 
   monkeypatch.setattr(jax.distributed, 'initialize', refuse)
-  with pytest.raises(InputError, match='--coordinator, --num-processes and'):
+  with pytest.raises(InputError, match='--coordinator, --processes and'):
     processes.start(**given)
   processes.start()  # on a laptop
 

@@ -54,10 +54,13 @@ def start(
     jax.distributed.initialize(
       *given, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=_SHUTDOWN
     )
+  except RuntimeError as error:
+    if 'must be called before' not in str(error) or given != (None,) * 3:
+      raise  # Such as a Kubernetes that lets no pod look around.
   except ValueError as error:  # no cluster, and not all is said
     if given != (None,) * 3:
       raise InputError(
-        'give --coordinator, --num-processes and --process-id together'
+        'give --coordinator, --processes and --process-id together'
       ) from error
 
 
