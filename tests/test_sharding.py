@@ -138,8 +138,8 @@ def test_devices_share_the_state(network, size, text, at_most, compile_fast):
   assert share(state, placed) <= at_most
   pairs = zip(*map(jax.tree.leaves, (state.params, placed.params)), strict=True)
   kernels = {leaf.shape for leaf, where in pairs if not where.is_fully_replicated}
-  # Kernels that devices share are gathered as they are used (or, where these are smaller,
-  # activations), gradients are summed, and Adam's moments stay where they are: without
+  # Kernels that devices share are gathered as they are used, or activations where these
+  # are smaller; gradients are summed, and Adam's moments stay where they are: without
   # any, the same is gathered.
   gathered = collectives(adam, 'all-gather')
   assert kernels & set(gathered)
