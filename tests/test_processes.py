@@ -5,6 +5,7 @@ training. The second launch ends that, and then loses a process.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -54,6 +55,7 @@ class Flags(cli.Flags):
   """Preempt process 1 within the second training; otherwise kill it in a third."""
 
 
+@functools.cache  # what is compiled for it serves all trainings
 def method():
   spec = Spec(16, 16, (0.5,) * 3, (0.5,) * 3, ('dense',), feature_dim=128)
   model = Classifier(Backbone(), Linear(10), spec)
@@ -169,6 +171,14 @@ def restored(out, name, devices):
   like = sharding.put(like, sharding.of_state(like, mesh))
   with Checkpoints(out / 'checkpoints' / name) as checkpoints:
     return checkpoints.restore(like)
+
+
+def test_the_backbone_alone_is_restored_on_one_device(out, preempted, raw):
+  whole = restored(out, 'whole', 1).params['backbone']
+  like = {'params': {'backbone': jax.eval_shape(lambda: whole)}}
+  with Checkpoints(out / 'checkpoints' / 'whole') as checkpoints:
+    found = checkpoints.restore_part(like)
+  assert raw(found['params']['backbone']) == raw(whole)
 
 
 def values(state):

@@ -62,7 +62,7 @@ class Checkpoints:
     Raises:
       InputError: none can be read.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = jax.tree.map(_abstract, like)
     failed = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
@@ -81,9 +81,10 @@ class Checkpoints:
   def restore_part(self, like: Any) -> Any:
     """Returns, of the newest checkpoint, the parts that `like` has, and reads no more.
 
-    Such as `{'params': {'backbone': ...}}` of a train state.
+    Such as `{'params': {'backbone': ...}}` of a train state. Shapes that have no
+    sharding go to one device, wherever they were when they were saved.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = jax.tree.map(_abstract, like)
     args = ocp.args.PyTreeRestore(
       abstract,
       restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -127,3 +128,11 @@ class Checkpoints:
     """Waits until what was saved is on disk."""
     with self._writing():
       self._manager.close()
+
+
+def _abstract(leaf):
+  struct = ocp.utils.to_shape_dtype_struct(leaf)
+  if struct.sharding is not None:
+    return struct
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=here)
