@@ -34,7 +34,8 @@ class Machine:
     """Joins the other processes, of which the first alone prints."""
     self._window()  # complains now rather than after the data
     processes.start(self.coordinator, self.processes, self.process_id)
-    jax.config.update('jax_debug_nans', self.debug_nans)
+    if self.debug_nans:
+      jax.config.update('jax_debug_nans', True)
     if not jax.config.jax_compilation_cache_dir:
       jax.config.update('jax_compilation_cache_dir', str(registry.cache() / 'compiled'))
     with contextlib.ExitStack() as stack:
