@@ -25,11 +25,11 @@ class Flags(settings.Flags):
   source: tuple[str, ...]
   """Labelled domains: digits, folder:PATH, ...; a wrong name lists all kinds."""
   target: str
-  """Unlabelled domain; its labels only judge the result."""
+  """Unlabelled; its labels only judge the result."""
   method: str = 'dann'
   """Of adaptation, or a file with your own; a wrong name lists all; sums: cdan+mcc."""
   strength: float | None = None
-  """Peak of the method's strength, ramped up over the run; by default its own."""
+  """Peak of its ramp; else the method's own."""
 
   def methods(self, count: int, steps: int, *sources: Dataset) -> dict[str, Method]:
     """By strategy, what is trained: of `count` classes, or targets of a regression."""
@@ -63,7 +63,7 @@ def adapt(flags: Flags) -> None:
   jax.eval_shape(plan.method.init, jax.random.key(0), plan.start, plan.batches(0))
   prints = [dataset.fingerprint() for dataset in (*sources, target['train'])]
   run = flags.open_run(fingerprint=prints, class_names=classes)
-  trials = compare(plans, steps, target, run)
+  trials = compare(plans, steps, target, run, **flags.machine.options())
   title = f'From {" and ".join(flags.source)} to {flags.target}'
   text = flags.describe(target, steps)
   if classes:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import pathlib
 import re
 import signal
@@ -16,11 +17,12 @@ import numpy as np
 import optax
 import tyro
 
+from experiments.machine import Machine
 from tljax import data, losses, models, weights
 from tljax.data import augment, batches, randaugment
 from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
-from tljax.errors import InputError
+from tljax.errors import InputError, Preempted
 from tljax.finetuning.co_tuning import learn_relationship
 from tljax.method import Variables
 from tljax.models import mlp
@@ -31,7 +33,8 @@ from tljax.train import in_batches
 Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
 
 
-_NO_MATTER = ('out', 'resume', 'workers', 'cache')  # to a run's result
+_STYLE = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)  # of flags
+_NO_MATTER = ('out', 'resume', 'workers', 'cache', 'machine')  # to a run's result
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -39,7 +42,7 @@ class Flags:
   """Flags that mean the same in every script."""
 
   out: pathlib.Path
-  """Run folder: config.json, metrics.jsonl, result.json, report.html, checkpoints/."""
+  """Run folder: records, report, checkpoints."""
   seed: int = 0
   """First seed; further ones count up from it."""
   seeds: int = 3
@@ -48,6 +51,9 @@ class Flags:
   """Examples in a batch, of each domain."""
   resume: bool = False
   """Go on with the run that --out holds."""
+  machine: tyro.conf.OmitArgPrefixes[Machine] = dataclasses.field(
+    default_factory=Machine
+  )
 
   def seed_range(self) -> range:
     """The seeds of the run."""
@@ -73,23 +79,23 @@ class ModelFlags(Flags):
   """Flags of the scripts that train a named model."""
 
   model: str = 'squeezenet1_1'
-  """Architecture; a wrong name lists them all."""
+  """A wrong name lists all."""
   weights: str | None = None
-  """Pretrained weights: a file, or a tag of experiments.models; else from scratch."""
+  """A file, or a tag of experiments.models."""
   image_size: int | None = None
-  """Height and width in pixels; by default the model's own."""
+  """Height and width; else the model's own."""
   epochs: int = 10
   """Passes over the training set."""
   learning_rate: float = 1e-3
-  """Adam's, at the first step; it falls to 0 along a cosine."""
+  """Adam's; it falls to 0 along a cosine."""
   classes: tuple[str, ...] = ()
   """The only classes to keep; by default all."""
   val_fraction: float | None = None
   """Share of the training split that validates where no split does; else 0.1."""
   skip_corrupt: bool = False
-  """Leave out images that cannot be read, and count them."""
+  """Leave out and count unreadable images."""
   shots: int | None = None
-  """Labelled training images of each class, drawn by the seed; by default all."""
+  """Labelled images of each class; else all."""
 
   def few(self, training: Dataset) -> dict[int, Dataset]:
     """By seed, the training examples that --shots leaves."""
@@ -188,7 +194,7 @@ class TrainingFlags(ModelFlags):
   augment: Augment = 'flip'
   """Random change of training images; 'crop' flips too, 'randaugment' crops too."""
   workers: int = 0
-  """Processes that decode a set too large for memory; 0: threads do."""
+  """Processes to decode with; 0: threads."""
 
   def train_transform(self) -> data.Transform:
     """Of training images: what an augmentation crops out of."""
@@ -239,12 +245,35 @@ def of_examples(
 
 
 def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:
-  """Runs `job(flags)`; exits with 2 and one line on bad input, 130 on an interrupt."""
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  """Runs `job(flags)`, and exits with one line where it cannot end.
+
+  The status is 2 on bad input, 130 on an interrupt, and on SIGTERM 75, EX_TEMPFAIL of
+  sysexits.h: the same command with --resume, elsewhere or later, goes on.
+  """
+
+  def preempted(*_):
+    raise Preempted
+
+  signal.signal(signal.SIGTERM, preempted)
   try:
-    job(_parse(flags))
+    parsed = _parse(flags)
+    with getattr(parsed, 'machine', Machine()).at_work():
+      job(parsed)
   except InputError as error:
     _exit(2, f'error: {error}')
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    first = str(error).split('\n')[0]
+    print(
+      'error: another process of the run died, or the network to it; see its log, and '
+      f'start all again with --resume ({first})',
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)  # an orderly exit would wait for the dead
+  except Preempted:
+    _exit(75, 'preempted; what was done is saved, go on with --resume')
   except KeyboardInterrupt:
     _exit(130, 'interrupted; what was done is saved, go on with --resume')
 
@@ -253,7 +282,7 @@ def _parse(flags):
   message = io.StringIO()
   try:
     with contextlib.redirect_stderr(message):
-      return tyro.cli(flags, config=(tyro.conf.FlagCreatePairsOff,))
+      return tyro.cli(flags, config=_STYLE)
   except SystemExit as stop:
     if stop.code in (None, 0):  # --help
       raise

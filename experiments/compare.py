@@ -76,7 +76,9 @@ def compare(flags: Flags) -> None:
       for seed in done
       if not run.records(done[seed])
     }
-    for seed, one in judging.train(methods[name], streams, steps, target, start):
+    for seed, one in judging.train(
+      methods[name], streams, steps, target, start, **flags.machine.options()
+    ):
       features = judging.features(model, one, (sources[0], target))
       facts = judging.judge(methods[name], one, sources[0], target, features)
       if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:

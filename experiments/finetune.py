@@ -91,7 +91,7 @@ def finetune(flags: Flags) -> None:
     optimizer = flags.optimizer(steps, flags.build_model(count).spec)
     return summary.show(*methods.values(), optimizer, variables, stream(0))
   run = flags.open_run(fingerprint=training.fingerprint(), class_names=training.classes)
-  trials = compare(plans, steps, splits, run)
+  trials = compare(plans, steps, splits, run, **flags.machine.options())
   results.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
 
 

@@ -99,13 +99,16 @@ def draw(
   return report.tsne(kept, labels, next(iter(tests.values())).classes)
 
 
-def train(method, streams, steps, target, start) -> Iterator[tuple[int, Trial]]:
+def train(
+  method, streams, steps, target, start, **options
+) -> Iterator[tuple[int, Trial]]:
   """Yields each seed's trial; those on features are trained all at once."""
   if target['train'].images.ndim == 2 and streams:
     yield from trials_at_once(method, streams, steps, target).items()
   else:
     for seed, stream in streams.items():
-      yield seed, trial(method, stream, steps, target, seed=seed, variables=start)
+      start_at = {'seed': seed, 'variables': start}
+      yield seed, trial(method, stream, steps, target, **start_at, **options)
 
 
 def conclude(run, tasks, methods, seeds) -> None:

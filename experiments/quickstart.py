@@ -75,7 +75,7 @@ def quickstart(flags: Flags) -> None:
     }
     plans[seed] = {name: Plan(methods[name], *feed) for name, feed in feeds.items()}
   run = flags.open_run(class_names=source['train'].classes)
-  trials = compare(plans, steps, target, run)
+  trials = compare(plans, steps, target, run, **flags.machine.options())
 
   shown = {'digits': source['test'], 'digits-m': target['test']}
   model, features = flags.build_model(10), {}

@@ -116,4 +116,9 @@ def _restore(run, name, method, size):
   with Checkpoints(folder) as checkpoints:
     if checkpoints.latest_step() is None:
       raise InputError(f'{folder} holds no checkpoint; finish the run by --resume')
-    return checkpoints.restore(like=method.init(jax.random.key(0), None, batch))
+    like = jax.eval_shape(lambda: method.init(jax.random.key(0), None, batch))
+    fields = [field.name for field in dataclasses.fields(like)]
+    # To predict takes no optimiser state, which would be two thirds of the bytes.
+    parts = {k: getattr(like, k) for k in fields if k != 'opt_state'}
+    parts = {k: part for k, part in parts.items() if jax.tree.leaves(part)}
+    return like.replace(opt_state=(), **checkpoints.restore_part(parts))

@@ -37,7 +37,8 @@ def judge(flags, name: str, seed: int, splits: Splits, features: Splits) -> dict
   one = dataclasses.replace(flags, **own)
   steps = max(flags.min_steps, batches.steps_for(training, flags.epochs, size))
   (method,) = one.methods(count, steps, training, splits['validation']).values()
-  stream, options = one.stream(training, seed), {'name': name, 'every': steps}
+  stream, options = one.stream(training, seed), flags.machine.options()
+  options |= {'name': name, 'every': steps}
   ended = trial(method, stream, steps, splits, seed=seed, variables=start, **options)
   state = summary.abstract_state(method, start, stream(0))
   groups = summary.groups(state, one.optimizer(steps, model.spec)).values()

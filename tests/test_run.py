@@ -115,7 +115,7 @@ def test_write_result(run):
   run.write_result({'accuracy': 0.5})
   run.write_result({'accuracy': 0.75})
   assert json.loads((run.folder / 'result.json').read_text()) == {'accuracy': 0.75}
-  assert not list(run.folder.glob('.*'))
+  assert not list(run.folder.glob('.*.partial'))
 
 
 def test_checkpoints_of_each_training_are_apart(run):

@@ -1,8 +1,8 @@
 """Transfer learning in JAX. The map, in floor order; imports go down only.
 
-1. `method` (read it first), `sweep`, `losses`, `optimizers`, `measures`, `sharding`,
-   `models`
-2. `weights`, `data`, `checkpoint`, `run`, `report`, `progress`
+1. `method` (read it first), `sweep`, `losses`, `optimizers`, `measures`, `processes`,
+   `sharding`, `models`
+2. `weights`, `data`, `checkpoint`, `run`, `report`, `progress`, `watch`
 3. `train`: the only loop
 4. `extraction`, `finetuning`, `adaptation`: methods, one file each
 """

@@ -1,44 +1,138 @@
-"""Checkpoints of a train state: atomic, asynchronous, exact to resume. Wraps orbax."""
+"""Checkpoints of a train state: atomic, asynchronous, exact to resume. Wraps orbax.
 
-import pathlib
+Each process writes what its devices hold; the mesh that restores need not be the one
+that saved. A folder may be a bucket's, gs://..., else one that all processes share.
+"""
+
+import contextlib
+import sys
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
+
+from tljax import processes
+from tljax.errors import InputError
+
+
+class _Manager(ocp.CheckpointManager):
+  def reached_preemption(self, step: int) -> bool:
+    return False  # `processes.stop_requests` asks, by a count of its own
 
 
 class Checkpoints:
   """The checkpoints of one training run, in a folder of their own.
 
-  A save that is cut short, even by SIGKILL, leaves the earlier checkpoints whole.
+  A save that is cut short, by SIGKILL or a full disk, leaves the earlier ones whole.
   """
 
-  def __init__(self, folder: str | pathlib.Path, *, keep: int = 2):
+  def __init__(self, folder: epath.PathLike, *, keep: int = 2):
     """Opens the folder, which is made where it is missing, and keeps the last few."""
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, cleanup_tmp_directories=True
     )
-    folder = pathlib.Path(folder).absolute()
-    self._manager = ocp.CheckpointManager(folder, options=options)
+    self._folder = epath.Path(folder).absolute()
+    self._manager = _Manager(self._folder, options=options)
 
   def latest_step(self) -> int | None:
     """Step of the newest whole checkpoint; None where there is none."""
     return self._manager.latest_step()
 
   def save(self, step: int, state: Any) -> None:
-    """Saves a pytree of arrays in the background; a step that is there is kept."""
+    """Saves a pytree of arrays in the background; a step that is there is kept.
+
+    Raises:
+      InputError: this or the save before cannot be written.
+    """
     if step != self.latest_step():
-      self._manager.save(step, args=ocp.args.StandardSave(state))
+      with self._writing():
+        self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+
+  def wait(self) -> None:
+    """Waits until what was saved is on disk."""
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def restore(self, like: Any) -> Any:
-    """Returns the newest checkpoint: structure, shapes, dtypes, shardings of `like`."""
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    args = ocp.args.StandardRestore(abstract)
-    return self._manager.restore(self.latest_step(), args=args)
+    """Returns the newest checkpoint: structure, shapes, dtypes, shardings of `like`.
+
+    One that cannot be read is set aside for the one before it, and that is said.
+
+    Raises:
+      InputError: none can be read.
+    """
+    abstract = jax.tree.map(_abstract, like)
+    failed = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        args = ocp.args.StandardRestore(abstract)
+        restored = self._manager.restore(step, args=args)
+      except Exception as error:  # orbax and tensorstore raise all kinds
+        failed[step] = ' '.join(str(error).split())[:200]
+      else:
+        self._set_aside(failed)
+        return restored
+    raise InputError(
+      f'{self._folder} has no checkpoint that fits: '
+      + '; '.join(f'step {step}: {error}' for step, error in failed.items())
+    )
+
+  def restore_part(self, like: Any) -> Any:
+    """Returns, of the newest checkpoint, the parts that `like` has, and reads no more.
+
+    Such as `{'params': {'backbone': ...}}` of a train state. Shapes that have no
+    sharding go to one device, wherever they were when they were saved.
+    """
+    abstract = jax.tree.map(_abstract, like)
+    args = ocp.args.PyTreeRestore(
+      abstract,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+      partial_restore=True,
+    )
+    with ocp.PyTreeCheckpointer() as reader:
+      return reader.restore(
+        self._folder / str(self.latest_step()) / 'default', args=args
+      )
+
+  def _set_aside(self, failed):
+    """Renames unreadable checkpoints, so that their steps can be saved again."""
+    for step, error in failed.items():
+      aside = self._folder / f'unreadable-{step}'
+      if processes.is_first():
+        (self._folder / str(step)).rename(aside)
+        print(
+          f'the checkpoint of step {step} cannot be read and is now {aside}; '
+          f'going on from the one before ({error})',
+          file=sys.stderr,
+        )
+    if failed:
+      processes.from_first(lambda: None)  # all wait until it is done
+      self._manager.reload()
+
+  @contextlib.contextmanager
+  def _writing(self):
+    try:
+      yield
+    except Exception as error:  # orbax and tensorstore raise all kinds
+      first = str(error).split('\n')[0][:200]
+      raise InputError(
+        f'cannot save a checkpoint in {self._folder}: {first}; the one before is '
+        'whole: make room, then go on with --resume'
+      ) from error
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
   def __exit__(self, *_) -> None:
     """Waits until what was saved is on disk."""
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
+
+
+def _abstract(leaf):
+  struct = ocp.utils.to_shape_dtype_struct(leaf)
+  if struct.sharding is not None:
+    return struct
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=here)

@@ -1,5 +1,9 @@
-"""The one exception for bad input; scripts print it as one line and exit with 2."""
+"""What scripts print as one line: bad input, status 2, and a machine taken away, 75."""
 
 
 class InputError(ValueError):
   """What is wrong, where, and the mend, in one line."""
+
+
+class Preempted(KeyboardInterrupt):
+  """SIGTERM: what was done is saved, and the same command goes on with --resume."""

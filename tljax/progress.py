@@ -30,10 +30,12 @@ class Bar:
     self._name, self._start, self._total, self._unit = name, start, total, unit
     self._pause = 0.5 if self._console.is_terminal else 10.0
     self._began = self._drawn = time.perf_counter()
+    self.completed = start
 
   def update(self, completed: int, loss: jax.Array | None = None) -> None:
     """Draws now and then; always waits for the step whose loss this is."""
     jax.block_until_ready(loss)
+    self.completed = completed
     now = time.perf_counter()
     if now - self._drawn < self._pause:
       return

@@ -1,51 +1,53 @@
 """The run folder: configuration, metrics, checkpoints, result."""
 
+import fcntl
+import functools
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
+from tljax import processes
 from tljax.errors import InputError
 
 
 class Run:
-  """One run's folder. It never mixes two configurations and overwrites no run."""
+  """One run's folder. It never mixes two configurations and overwrites no run.
 
-  def __init__(self, folder: pathlib.Path):
+  Of several processes the first alone writes it, the checkpoints apart; what the others
+  write goes to a folder of their own that does not outlive them.
+  """
+
+  def __init__(self, folder: pathlib.Path, shared: pathlib.Path | None = None):
     self.folder = folder
+    self._shared = shared or folder
 
   @classmethod
   def open(cls, folder: str | pathlib.Path, config: dict, *, resume: bool) -> 'Run':
     """Starts a run in a new or empty folder, or goes on with the one that is there.
 
     Args:
-      folder: made where it is missing.
+      folder: made where it is missing; on a disk that all processes share.
       config: all that decides the run's result, JSON values.
       resume: go on with the run in the folder, if there is one.
 
     Raises:
-      InputError: the folder holds something else, or a run and `resume` is False.
+      InputError: the folder holds something else, or a run and `resume` is False, or
+        another process is at work in it.
     """
     folder = pathlib.Path(folder)
     config = json.loads(json.dumps(config))
-    path = folder / 'config.json'
-    try:
-      folder.mkdir(parents=True, exist_ok=True)
-      if path.exists():
-        _check_same(folder, json.loads(path.read_text()), config, resume)
-      elif any(not entry.name.startswith('.') for entry in folder.iterdir()):
-        raise InputError(
-          f'{folder} is not empty and holds no run; choose another --out'
-        )
-      else:
-        _write(path, json.dumps(config, indent=2) + '\n')
-    except (OSError, json.JSONDecodeError) as error:
-      raise InputError(f'cannot use --out {folder}: {error}; choose another') from error
-    return cls(folder)
+    written = processes.from_first(lambda: _open(folder, config, resume))
+    if processes.is_first():
+      return cls(folder)
+    own = pathlib.Path(_scratch().name)
+    _write(own / 'metrics.jsonl', written)
+    return cls(own, shared=folder)
 
   def checkpoints(self, name: str) -> pathlib.Path:
     """Folder of the checkpoints of the training `name`."""
-    return self.folder / 'checkpoints' / name
+    return self._shared / 'checkpoints' / name
 
   def records(self, name: str | None = None) -> list[dict]:
     """Lines of metrics.jsonl, of all trainings or one, less a torn last line."""
@@ -68,6 +70,42 @@ class Run:
   def write_result(self, result: dict[str, Any]) -> None:
     """Writes the final figures to result.json."""
     _write(self.folder / 'result.json', json.dumps(result, indent=2) + '\n')
+
+
+def _open(folder, config, resume):
+  """See `Run.open`; returns what metrics.jsonl holds."""
+  path, metrics = folder / 'config.json', folder / 'metrics.jsonl'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists() and any(not x.name.startswith('.') for x in folder.iterdir()):
+      raise InputError(f'{folder} is not empty and holds no run; choose another --out')
+    _lock(folder.resolve())
+    if path.exists():
+      _check_same(folder, json.loads(path.read_text()), config, resume)
+    else:
+      _write(path, json.dumps(config, indent=2) + '\n')
+    return metrics.read_text() if metrics.exists() else ''
+  except (OSError, json.JSONDecodeError) as error:
+    raise InputError(f'cannot use --out {folder}: {error}; choose another') from error
+
+
+@functools.cache
+def _lock(folder):
+  """Keeps other processes out until this one ends, however it does."""
+  file = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT)
+  try:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except (BlockingIOError, PermissionError) as error:
+    os.close(file)
+    raise InputError(
+      f'another process is at work in {folder}; wait, or choose another --out'
+    ) from error
+
+
+@functools.cache
+def _scratch():
+  """A folder that goes when this process does."""
+  return tempfile.TemporaryDirectory(prefix='tljax-')
 
 
 def _check_same(folder, before, config, resume):

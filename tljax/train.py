@@ -4,8 +4,6 @@ import collections
 import contextlib
 import functools
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -13,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from tljax import sharding, sweep
+from tljax import processes, sharding, sweep, watch
 from tljax.checkpoint import Checkpoints
 from tljax.data.augment import to_float
 from tljax.data.batches import Stream, read_ahead, stack
@@ -22,7 +20,6 @@ from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.measures import scores
 from tljax.method import Batch, Method, TrainState, Variables
-from tljax.progress import Bar
 from tljax.run import Run
 
 # Steps that may be under way on the device: enough to hide the host, few enough that
@@ -41,14 +38,15 @@ def fit(
   run: Run | None = None,
   name: str = 'train',
   mesh: jax.sharding.Mesh | None = None,
+  profile: tuple[int, int] | None = None,
 ) -> tuple[TrainState, list[dict]]:
   """Trains until `steps` steps are completed.
 
   Every so often the metrics are fetched, the state is evaluated, a record is logged
   and a checkpoint saved. With `run`, training goes on from the newest checkpoint that
-  the folder holds and ends bit-identical to a run that was never cut short. On SIGINT
-  or SIGTERM it saves and raises KeyboardInterrupt; it saves too where an image cannot
-  be read.
+  the folder holds, on whatever mesh it was saved, and on the same mesh ends
+  bit-identical to a run that was never cut short. On SIGINT or SIGTERM it saves and
+  raises KeyboardInterrupt or Preempted; it saves too where an image cannot be read.
 
   Args:
     method: what to train; its step is jitted once, and the state donated.
@@ -59,67 +57,96 @@ def fit(
     every: steps between records; by default a tenth of `steps`.
     run: folder for records and checkpoints; without it nothing is written.
     name: of this training within the run.
-    mesh: devices that share each batch; by default all of them.
+    mesh: devices that share each batch, and the state too along its axis 'fsdp'; by
+      default all of them share the batch alone.
+    profile: first step, and the one after the last, of a trace in `run`'s profile/.
 
   Returns:
     The last state, and the records: dicts with 'step', 'seconds' of training since
     step 0, the step's metrics and the evaluated figures.
 
   Raises:
-    InputError: the loss is not finite; the last good state stays saved. Or a batch
-      cannot be read.
+    InputError: a step's loss, or what it left, is not finite; the last good state stays
+      saved. Or a batch cannot be read, a checkpoint not be written, the memory is full.
   """
   mesh = mesh or sharding.data_mesh()
   every = every or max(1, steps // 10)
-  whole = sharding.replicated(mesh)
-  state = jax.device_put(state, whole)
-  step_fn = jax.jit(method.step, donate_argnums=0, out_shardings=whole)
+  shardings = sharding.of_state(state, mesh)
+  state = sharding.put(state, shardings)
+  step_fn = jax.jit(
+    method.step,
+    donate_argnums=0,
+    in_shardings=(shardings, sharding.of_batch(mesh)),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+  )
   with contextlib.ExitStack() as stack:
     checkpoints = None
     if run:
       checkpoints = stack.enter_context(Checkpoints(run.checkpoints(name)))
       state = _resume(checkpoints, run, name, state)
     records = run.records(name) if run else []
-    bar = stack.enter_context(Bar(name, int(state.step), steps))
-    stopped = stack.enter_context(_stop_signals())
+    first = int(state.step)
+    watcher = stack.enter_context(watch.Watch(name, first, steps, run, profile))
+    stop = stack.enter_context(processes.stop_requests())
     started = time.perf_counter() - (records[-1]['seconds'] if records else 0.0)
     under_way = collections.deque()
 
-    def keep(completed):
-      if run and under_way and math.isfinite(under_way[-1]):
-        checkpoints.save(completed, state)
-
-    ahead = stack.enter_context(_ahead(batches, int(state.step), steps, mesh))
-    for step in range(int(state.step), steps):
-      try:
-        batch = next(ahead)
-      except InputError:
-        keep(step)
-        raise
-      state, metrics = step_fn(state, batch)
-      under_way.append(metrics['loss'])
-      if len(under_way) > _IN_FLIGHT:
-        bar.update(step + 1 - _IN_FLIGHT, under_way.popleft())
-      completed = step + 1
-      if completed % every == 0 or completed == steps:
-        record = {'step': completed, **{k: float(v) for k, v in metrics.items()}}
-        if not math.isfinite(record['loss']):
+    def settle(most=0):
+      """Waits until at most so many steps are under way; their losses are finite."""
+      while len(under_way) > most:
+        completed, loss = under_way.popleft()
+        if not math.isfinite(loss := watcher.completed(completed, loss)):
           raise InputError(
-            f'{name}: the loss is {record["loss"]} at step {completed}; '
+            f'{name}: the loss is {loss} at step {completed}, the first such; '
             'lower the learning rate'
           )
+
+    def keep(completed):
+      settle()
+      if run and completed > first:
+        with watcher.spending('save'):
+          if not watch.all_finite(state.params):
+            raise InputError(
+              f'{name}: step {completed} left parameters that are not finite; '
+              'lower the learning rate'
+            )
+          checkpoints.save(completed, state)
+
+    ahead = stack.enter_context(_ahead(batches, first, steps, mesh))
+    stack.enter_context(watch.full_memory_explained(name))
+    for step in range(first, steps):
+      watcher.step(step)
+      try:
+        with watcher.spending('input'):
+          batch = next(ahead)
+      except InputError:
+        if jax.process_count() == 1:  # others may have read theirs, and go on
+          keep(step)
+        raise
+      with watcher.spending('step'):
+        state, metrics = step_fn(state, batch)
+      completed = step + 1
+      under_way.append((completed, metrics['loss']))
+      settle(_IN_FLIGHT)
+      if completed % every == 0 or completed == steps:
+        settle()
+        record = {'step': completed, **{k: float(v) for k, v in metrics.items()}}
         paused = time.perf_counter()
         record['seconds'] = round(paused - started, 3)
-        record |= evaluate(state) if evaluate else {}
+        with watcher.spending('evaluation'):
+          record |= evaluate(state) if evaluate else {}
         records.append(record)
         if run:
           run.log(name, record)
-          checkpoints.save(completed, state)
-        started += time.perf_counter() - paused
-        bar.update(completed, record['loss'])
-      if stopped:
+        watcher.record(record)
         keep(completed)
-        raise KeyboardInterrupt
+        started += time.perf_counter() - paused
+      if (reason := stop()) is not None:
+        keep(completed)
+        raise reason
+    if run:
+      with watcher.spending('save'):
+        checkpoints.wait()
   return state, records
 
 
@@ -129,11 +156,16 @@ def _ahead(batches, start, stop, mesh):
   if isinstance(batches, Stream):
     with contextlib.closing(read_ahead(batches, start, stop)) as parts:
       yield (
-        batches.finish(sharding.shard_batch(part, mesh), np.uint32(step))
-        for step, part in enumerate(parts, start)
+        _finish(batches, part, step, mesh) for step, part in enumerate(parts, start)
       )
   else:
     yield (sharding.shard_batch(batches(step), mesh) for step in range(start, stop))
+
+
+def _finish(stream, part, step, mesh):
+  """The whole batch of a step on all devices, of this process's rows."""
+  batch = stream.finish(sharding.shard_batch(part, mesh), np.uint32(step))
+  return sharding.shard_batch(batch, mesh)
 
 
 class Trial(NamedTuple):
@@ -165,15 +197,16 @@ def trial(
   *,
   seed: int,
   variables: Variables | None = None,
-  every: int | None = None,
-  run: Run | None = None,
   name: str = 'train',
+  mesh: jax.sharding.Mesh | None = None,
+  **options,
 ) -> Trial:
-  """Initialises, fits and judges a method with one seed.
+  """Initialises, fits and judges a method with one seed; `options` are `fit`'s.
 
   The 'validation' split gives the curve, of a regression that of R squared; the 'test'
   split, where there is one, the final accuracy. No choice is made by either.
   """
+  mesh = mesh or sharding.data_mesh()
   logits, validation = predictor(method), splits['validation']
 
   def evaluate(state):
@@ -182,15 +215,17 @@ def trial(
       return {'validation_accuracy': scores.accuracy(outputs, labels)}
     return {'validation_r2': scores.regression(outputs, labels)['r2']}
 
+  with _ahead(batches, 0, 1, mesh) as ahead:
+    state = method.init(jax.random.key(seed), variables, next(ahead))
   state, records = fit(
     method,
-    method.init(jax.random.key(seed), variables, batches(0)),
+    state,
     batches,
     steps,
     evaluate=evaluate,
-    every=every,
-    run=run,
     name=f'{name}-{seed}',
+    mesh=mesh,
+    **options,
   )
   judged = splits.get('test', validation)
   outputs = logits(state, judged.images)
@@ -251,8 +286,11 @@ def compare(
   steps: int,
   splits: Mapping[str, Dataset],
   run: Run | None = None,
+  **options,
 ) -> dict[str, list[Trial]]:
   """Runs plans by seed and name, all with the same steps and on the same splits.
+
+  `options` are `fit`'s: the mesh, the steps to profile.
 
   Returns:
     By name, a trial a seed.
@@ -273,6 +311,7 @@ def compare(
           variables=start,
           run=run,
           name=name,
+          **options,
         )
       )
   return dict(trials)
@@ -284,12 +323,25 @@ def predictor(
 ) -> Callable[[TrainState, np.ndarray], np.ndarray]:
   """Returns `(state, images) -> logits` over a whole set, compiled once.
 
-  Images are (N, H, W, C) uint8, logits (N, K) float32.
+  Images are (N, H, W, C) uint8, logits (N, K) float32. Where the state is on several
+  devices they share each batch, and every process has all logits.
   """
   predict = jax.jit(lambda state, images: method.predict(state, to_float(images)))
-  return lambda state, images: in_batches(
-    functools.partial(predict, state), images, batch_size
-  )
+
+  def logits(state, images):
+    mesh = sharding.mesh_of(state)
+    if mesh is None:
+      return in_batches(functools.partial(predict, state), images, batch_size)
+    place = sharding.of_batch(mesh)
+
+    def shared(part):
+      # Every process reads the whole part; its devices take their rows of it.
+      rows = jax.make_array_from_callback(part.shape, place, part.__getitem__)
+      return predict(state, rows)
+
+    return in_batches(shared, images, -(-batch_size // mesh.size) * mesh.size)
+
+  return logits
 
 
 def in_batches(
@@ -302,7 +354,7 @@ def in_batches(
   The padding's results are dropped, so every row counts once and the function is
   compiled once; see `padded_batches`.
   """
-  parts = [np.asarray(function(p)) for p in padded_batches(array, batch_size)]
+  parts = [processes.fetch(function(p)) for p in padded_batches(array, batch_size)]
   return np.concatenate(parts)[: len(array)]
 
 
@@ -329,28 +381,3 @@ def _resume(checkpoints, run, name, state):
   step = checkpoints.latest_step()
   run.rewind(name, step or 0)
   return state if step is None else checkpoints.restore(like=state)
-
-
-@contextlib.contextmanager
-def _stop_signals():
-  """Yields a list that is empty until SIGINT or SIGTERM; a second signal is obeyed.
-
-  An exception in the middle of a step would lose the state, which is donated to it.
-  """
-  received = []
-  if threading.current_thread() is not threading.main_thread():
-    yield received
-    return
-  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-  def note(number, _):
-    received.append(number)
-    signal.signal(number, before[number])
-
-  for number in before:
-    signal.signal(number, note)
-  try:
-    yield received
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)

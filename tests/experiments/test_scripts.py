@@ -27,6 +27,7 @@ SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   '__init__',
   'cli',
   'judging',
+  'machine',
   'results',
   'settings',
   'trained',
@@ -38,12 +39,13 @@ CNN = ('--model', 'cnn', '--batch-size', 4)
 def check_run(out, *, strategies, seeds, steps, pictures, others=(), **config):
   """Asserts that the run folder is whole; returns the result."""
   names = {f'{name}-{seed}' for name in strategies for seed in seeds}
-  assert {path.name for path in out.iterdir()} == {
+  assert {path.name for path in out.iterdir() if path.name != '.lock'} == {
     'config.json',
     'metrics.jsonl',
     'result.json',
     'report.html',
     'checkpoints',
+    'tensorboard',
     *others,
   }
   written = json.loads((out / 'config.json').read_text())

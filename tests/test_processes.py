@@ -1,0 +1,252 @@
+"""Two processes of two devices each, on loopback: launched twice, asked many things.
+
+The first launch trains without a break, then is preempted in the middle of a second
+training. The second launch ends that, and then loses a process.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments import cli
+from tljax import processes, sharding, train
+from tljax.adaptation import dann
+from tljax.checkpoint import Checkpoints
+from tljax.errors import InputError
+from tljax.method import path_name
+from tljax.models.base import Classifier, Linear, Spec
+from tljax.run import Run
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS, SLOW = 5, 20
+
+
+class Backbone(nn.Module):
+  """A batch norm, whose moments are of the whole batch, and a kernel to share."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = x.reshape(len(x), -1)
+    x = nn.Dense(128, name='dense')(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name='norm')(x)
+    return {'features': nn.relu(x)}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags(cli.Flags):
+  """What the processes do, one thing after the other."""
+
+  batch_size: int = 16
+  cut: bool = False
+  """Preempt process 1 within the second training; otherwise kill it in a third."""
+
+
+@functools.cache  # what is compiled for it serves all trainings
+def method():
+  spec = Spec(16, 16, (0.5,) * 3, (0.5,) * 3, ('dense',), feature_dim=128)
+  model = Classifier(Backbone(), Linear(10), spec)
+  # SGD, as Adam makes much of the devices' rounding where gradients vanish.
+  return dann.method(model, optax.sgd(0.05, momentum=0.9), strength=0.1)
+
+
+def batch(step):
+  """This process's rows of the 16 of each domain."""
+  rng = np.random.default_rng(step)
+  index, share = jax.process_index(), 16 // jax.process_count()
+  mine = slice(index * share, (index + 1) * share)
+  images = rng.random((2, 16, 16, 16, 3), np.float32)[:, mine]
+  labels = rng.integers(0, 10, 16, np.int32)[mine]
+  return {
+    'source': {'image': images[0], 'label': labels},
+    'target': {'image': images[1]},
+  }
+
+
+def fit(name, steps, run=None, batches=batch, every=None, **options):
+  first = jax.tree.map(np.zeros_like, batch(0))
+  state = method().init(jax.random.key(0), None, first)
+  images = np.arange(11 * 16 * 16 * 3, dtype=np.uint8).reshape(11, 16, 16, 3)
+  logits = train.predictor(method(), 8)
+
+  def evaluate(state):
+    return {'logit': float(logits(state, images).sum())}
+
+  options = {'evaluate': evaluate, 'every': every or steps, 'name': name, **options}
+  return train.fit(method(), state, batches, steps, run=run, **options)[0]
+
+
+def job(flags):
+  run, mesh = flags.open_run(without=('cut',)), flags.machine.options()['mesh']
+  print('printed by', jax.process_index())
+
+  def disturbed(number, at):
+    def slow(step):
+      time.sleep(0.2)
+      if step == at and jax.process_index() == 1:
+        signal.raise_signal(number)
+      return batch(step)
+
+    return slow
+
+  if flags.cut:
+    fit('whole', STEPS, run, mesh=mesh, every=2)
+    fit('slow', SLOW, run, mesh=mesh)
+    fit('cut', SLOW, run, disturbed(signal.SIGTERM, 4), mesh=mesh)
+  else:
+    fit('cut', SLOW, run, mesh=mesh)
+    fit('killed', SLOW, run, disturbed(signal.SIGKILL, 4), mesh=mesh)
+
+
+class Ended(NamedTuple):
+  """How the two processes ended, after how many seconds, and what they said."""
+
+  status: list[int]
+  seconds: float
+  out: list[str]
+  err: list[str]
+
+
+def launch(out, *flags):
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    port = s.getsockname()[1]
+  environment = {
+    **os.environ,
+    'XLA_FLAGS': os.environ['XLA_FLAGS'].replace('=8', '=2'),
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'PYTHONPATH': str(ROOT),
+  }
+  command = [sys.executable, __file__, '--out', str(out), '--mesh', 'data=2,fsdp=2']
+  command += ['--coordinator', f'127.0.0.1:{port}', '--processes', '2', *flags]
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  began = time.monotonic()
+  jobs = [
+    subprocess.Popen([*command, '--process-id', str(i)], env=environment, **pipes)
+    for i in range(2)
+  ]
+  try:
+    said = [one.communicate(timeout=180) for one in reversed(jobs)][::-1]
+  finally:
+    for one in jobs:
+      one.kill()
+  seconds = time.monotonic() - began
+  return Ended(
+    [one.returncode for one in jobs], seconds, *map(list, zip(*said, strict=True))
+  )
+
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory):
+  return tmp_path_factory.mktemp('processes') / 'run'
+
+
+@pytest.fixture(scope='module')
+def preempted(out):
+  return launch(out, '--cut')
+
+
+@pytest.fixture(scope='module')
+def killed(out, preempted):
+  return launch(out, '--resume')
+
+
+def restored(out, name, devices):
+  first = jax.tree.map(np.zeros_like, batch(0))
+  mesh = sharding.parse_mesh(f'fsdp={devices}', jax.devices()[:devices])
+  like = method().init(jax.random.key(1), None, first)
+  like = sharding.put(like, sharding.of_state(like, mesh))
+  with Checkpoints(out / 'checkpoints' / name) as checkpoints:
+    return checkpoints.restore(like)
+
+
+def test_the_backbone_alone_is_restored_on_one_device(out, preempted, raw):
+  whole = restored(out, 'whole', 1).params['backbone']
+  like = {'params': {'backbone': jax.eval_shape(lambda: whole)}}
+  with Checkpoints(out / 'checkpoints' / 'whole') as checkpoints:
+    found = checkpoints.restore_part(like)
+  assert raw(found['params']['backbone']) == raw(whole)
+
+
+def values(state):
+  leaves = jax.tree_util.tree_flatten_with_path(state.replace(rng=()))[0]
+  return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_saved_on_four_devices_it_is_as_trained_on_one(out, preempted, devices):
+  """And is restored on one and on two, in another number of processes."""
+  wanted = fit('here', STEPS, mesh=sharding.data_mesh(jax.devices()[:1]))
+  assert 75 in preempted.status, preempted.err
+  found = restored(out, 'whole', devices)
+  for name, value in values(wanted).items():
+    np.testing.assert_allclose(
+      values(found)[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+    )
+  kernel = found.params['backbone']['dense']['kernel']
+  assert kernel.addressable_shards[0].data.size == kernel.size // devices
+
+
+def test_one_process_is_preempted_and_both_save_the_same_step(out, preempted):
+  assert preempted.status == [75, 75], preempted.err
+  assert all('preempted' in err for err in preempted.err)
+  assert not any('Traceback' in err for err in preempted.err)
+  assert 'printed by 0' in preempted.out[0] and 'printed' not in preempted.out[1]
+
+
+def test_the_first_alone_writes_records(out, preempted):
+  records = Run(out).records()
+  assert [r['step'] for r in records if r['run'] == 'whole'] == [2, 4, STEPS]
+  assert {path.name for path in (out / 'tensorboard').iterdir()} == {'whole', 'slow'}
+  config = json.loads((out / 'config.json').read_text())
+  assert config == {'batch_size': 16, 'script': 'test_processes', 'seed': 0, 'seeds': 3}
+
+
+def test_resumed_it_ends_bit_identical(out, preempted, killed, raw):
+  cut, slow = (restored(out, name, 1) for name in ('cut', 'slow'))
+  assert raw(cut) == raw(slow)
+  records = Run(out).records()
+  by_run = {n: [r for r in records if r['run'] == n] for n in ('cut', 'slow')}
+  (cut,), (slow,) = by_run['cut'], by_run['slow']
+  assert {**cut, 'seconds': 0, 'run': ''} == {**slow, 'seconds': 0, 'run': ''}
+
+
+def test_a_process_that_is_killed_brings_the_other_down(killed):
+  assert killed.status[1] == -signal.SIGKILL
+  assert killed.status[0] != 0 and killed.seconds < 90, killed
+  # Ours, of an error in the midst of a collective, or of the heartbeats that fail.
+  assert 'another process of the run died' in killed.err[0] or (
+    'indicates that another task died' in killed.err[0]
+  ), killed.err[0]
+
+
+def test_one_process_needs_no_agreement():
+  assert processes.is_first() and processes.from_first(lambda: [1]) == [1]
+
+
+@pytest.mark.parametrize('given', [{'coordinator': 'x:1'}, {'process_id': 0}])
+def test_half_of_the_flags_of_a_cluster(given, monkeypatch):
+  def refuse(*_, **__):
+    raise ValueError('Number of processes must be defined.')
+
+  monkeypatch.setattr(jax.distributed, 'initialize', refuse)
+  with pytest.raises(InputError, match='--coordinator, --processes and'):
+    processes.start(**given)
+  processes.start()  # on a laptop
+
+
+if __name__ == '__main__':
+  cli.main(job, Flags)
