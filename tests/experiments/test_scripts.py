@@ -28,6 +28,7 @@ SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   'cli',
   'judging',
   'results',
+  'selection',
   'settings',
   'trained',
   'tuning',
