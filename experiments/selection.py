@@ -70,25 +70,29 @@ def measure(flags, splits: Mapping[str, Dataset]) -> tuple[Candidate, dict]:
     flags: of `experiments.select`, with `model` and `weights`.
     splits: of the target's images; labels of the training split alone are used.
   """
-  training = splits['train']
-  count, backbone = len(training.classes), flags.load_backbone()
+  training, backbone = splits['train'], flags.load_backbone()
+  count = len(training.classes)
   began = time.perf_counter()
   features = extract_splits(
     flags.build_model(count), backbone, {'train': training}, cache=flags.cache
   )
-  image_seconds = (time.perf_counter() - began) / len(training)
+  seconds = (time.perf_counter() - began) / len(training)
   rows, labels = features['train'].images, training.labels
-  # With a busy neighbour, threads wait for each other longer than they work.
-  with threadpool_limits(1):
-    scores = {k: of(rows, labels) for k, of in transferability.OF_FEATURES.items()}
-  scores |= _of_predictions(flags, training)
-  evidence = strategy.measure(rows, labels, count, image_seconds=image_seconds)
+  scores = score(rows, labels) | of_predictions(flags, training)
+  evidence = strategy.measure(rows, labels, count, image_seconds=seconds)
   advice = strategy.choose(evidence, flags.budget)
   return Candidate(scores, _costs(flags, training, backbone), advice), features
 
 
-def _of_predictions(flags, training):
-  """Scores of the pretrained classifier, where the weights have one."""
+def score(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Returns all scores of features (N, D) and labels (N,) by name."""
+  # With a busy neighbour, threads wait for each other longer than they work.
+  with threadpool_limits(1):
+    return {k: of(features, labels) for k, of in transferability.OF_FEATURES.items()}
+
+
+def of_predictions(flags, training):
+  """Returns scores of the pretrained classifier, where the weights have one."""
   try:
     variables = weights.load(flags.model, flags.weights)
   except InputError:  # the backbone could be read

@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   '__init__',
   'cli',
+  'diagnosis',
   'judging',
   'results',
   'selection',
