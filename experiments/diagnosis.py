@@ -14,7 +14,7 @@ from tljax.measures.gap import Interval, Parts
 
 _SHOWN = 10  # images in a row
 _CHANCE = 0.05  # p-value from which domains may be one
-_MOST = 0.5  # share of the gap that decides
+_MOST = 0.7  # share of the gap that decides
 _SURE = 0.5  # information of the predictions, of the most there could be
 
 
@@ -72,25 +72,23 @@ def advise(facts: Facts, classes: Sequence[str]) -> str:
     )
   text = (
     f'The domains differ (A-distance {facts.a_distance:.2f} of 2, p = '
-    f'{facts.p_value:.3f}). Of the MMD, other shares of classes explain '
-    f'{parts.label_share:.0%}, other means and deviations of features '
-    f'{parts.style_share:.0%}, and the rest is of another kind. '
+    f'{facts.p_value:.3f}). Of the MMD, other shares of classes alone would explain '
+    f'{parts.label_share:.0%}, other means and deviations of features alone '
+    f'{parts.style_share:.0%}. '
   )
   if parts.label_share >= _MOST:
     moved = facts.shares['target'] - facts.shares['source']
     more, less = classes[moved.argmax()], classes[moved.argmin()]
     return text + (
-      f'It is label shift: {more!r} is more, {less!r} less frequent. Weigh the source '
-      'by class; where classes lack altogether, adapt by pada or iwan. To align all '
-      'features would mix classes.'
+      f'It looks like label shift: {more!r} is more, {less!r} less frequent. Weigh the '
+      'source by class; where classes lack altogether, adapt by pada or iwan. To align '
+      'all features would mix classes.'
     )
   if parts.style_share >= _MOST:
-    text += (
-      'It is mostly style: re-estimate the statistics, by adabn or tent, or align '
-    )
-    text += 'moments, by cmd or dan. '
+    text += 'It is mostly style: align moments, by dan, jan or cmd, or, of a network '
+    text += 'with batch norm, its statistics, by adabn. '
   else:
-    text += 'Align whole distributions, classes and all: jan, dan, deepjdot, cdan. '
+    text += 'Align whole distributions, classes and all: jan, deepjdot, cdan. '
   if facts.certainty >= _SURE:
     return text + (
       f'The source classifier knows its way in the target (certainty '
@@ -149,15 +147,14 @@ def conclude(
   if named:
     about = 'MMD, of classes that both domains have eight examples of.'
     tables['By class'] = rows(named, {}), about
-  about = 'In percent; the target is estimated by BBSE, as if label shift were all.'
+  about = 'In percent; the target by BBSE, which takes all shift for label shift.'
   tables['Shares of classes'] = share_rows(classes, facts.shares), about
   for title, (lines, about) in tables.items():
     report.print_table(lines, title)
     page.table(title, lines, about)
   return {
-    'distances': {
-      k: {**one._asdict(), 'itself': nothing[k]} for k, one in found.items()
-    },
+    'distances': {k: one._asdict() for k, one in found.items()},
+    'within the source': nothing,
     'classes': {k: one._asdict() for k, one in named.items()},
     'shares': {k: column.tolist() for k, column in facts.shares.items()},
     'parts': {

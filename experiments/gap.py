@@ -74,7 +74,8 @@ def gap(flags: Flags) -> None:
     p_value, distances['A-distance'].value, parts, certainty, shares
   )
   text = diagnosis.advise(facts, classes)
-  page = report.Page(run.folder / 'report.html', f'From {flags.source}', text)
+  title = f'{flags.source} to {flags.target}'
+  page = report.Page(run.folder / 'report.html', title, text)
   result = diagnosis.conclude(page, facts, (distances, nothing), by_class, classes)
   run.write_result({'advice': text, **result})
   shown = {k: sets[k]['train'].take(drawn[k]) for k in sets}

@@ -136,7 +136,7 @@ class Parts(NamedTuple):
   Attributes:
     total: of the two sets.
     relabelled: where the source has the target's shares of classes.
-    restyled: where, then, each feature has the same mean and deviation in both.
+    restyled: where each feature has the same mean and deviation in both.
   """
 
   total: float
@@ -145,17 +145,19 @@ class Parts(NamedTuple):
 
   @property
   def label_share(self) -> float:
-    """Of the MMD, what the shares of classes explain, in [0, 1]."""
-    return self._share(self.total - self.relabelled)
+    """Of the MMD, what other shares of classes alone would explain, in [0, 1]."""
+    return self._share(self.relabelled)
 
   @property
   def style_share(self) -> float:
-    """Of the MMD, what means and deviations explain beyond that, in [0, 1]."""
-    rest = self._share(self.relabelled - self.restyled)
-    return min(rest, 1 - self.label_share)
+    """Of the MMD, what other means and deviations alone would explain, in [0, 1].
 
-  def _share(self, part):
-    return float(np.clip(part / self.total, 0, 1)) if self.total > 0 else 0.0
+    Either kind of shift can pass for the other, so that both shares may be large.
+    """
+    return self._share(self.restyled)
+
+  def _share(self, left):
+    return float(np.clip(1 - left / self.total, 0, 1)) if self.total > 0 else 0.0
 
 
 def decompose(
@@ -164,7 +166,7 @@ def decompose(
   target: np.ndarray,
   shares: np.ndarray,
 ) -> Parts:
-  """Splits the MMD into label shift, a shift of means and deviations, and the rest.
+  """Says what of the MMD is label shift, or a shift of means and deviations.
 
   Args:
     source: (N, D) float.
@@ -176,8 +178,8 @@ def decompose(
   same = source[label_shift.resample(source_labels, shares)]
   if len(same) < _LEAST:  # too few to say
     same = source
-  std = same.std(0) / np.maximum(target.std(0), 1e-6)
-  restyled = (target - target.mean(0)) * std + same.mean(0)
+  scale = source.std(0) / np.maximum(target.std(0), 1e-6)
+  restyled = (target - target.mean(0)) * scale + source.mean(0)
   return Parts(
-    distance(source, target), distance(same, target), distance(same, restyled)
+    distance(source, target), distance(same, target), distance(source, restyled)
   )

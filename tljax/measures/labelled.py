@@ -51,3 +51,12 @@ def principal(features: np.ndarray, directions: int) -> tuple[np.ndarray, np.nda
   pca = PCA(count, svd_solver='randomized', iterated_power=4, random_state=0)
   points = pca.fit_transform(np.float32(features))
   return np.float64(points), pca.explained_variance_ratio_
+
+
+def drawn(
+  features: np.ndarray, labels: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns checked features and labels of `count` examples, where there are more."""
+  features = check_features(features, labels)
+  chosen = np.random.default_rng(seed).permutation(len(features))[:count]
+  return features[chosen], np.asarray(labels)[chosen]

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from tljax.errors import InputError
-from tljax.measures.labelled import check, check_features, one_hot, principal
+from tljax.measures.labelled import check, drawn, one_hot, principal
 
 
 def nce(source_labels: np.ndarray, labels: np.ndarray) -> float:
@@ -58,6 +58,7 @@ def n_leep(
   variance: float = 0.8,
   directions: int = 64,
   components: int = 5,
+  examples: int = 2000,
   seed: int = 0,
 ) -> float:
   """N-LEEP: LEEP of the clusters that features fall into (Li et al., 2021).
@@ -71,15 +72,17 @@ def n_leep(
     variance: share of it that the principal components keep; the authors'.
     directions: the most of them, for time's sake; the authors have no limit.
     components: of the mixture, for each class; at most a fifth of the examples.
-    seed: of the mixture's start.
+    examples: drawn where there are more.
+    seed: draws them, and is that of the mixture's start.
 
   Raises:
-    InputError: see `check_features`.
+    InputError: see `labelled.check_features`.
   """
-  features = check_features(features, labels)
+  features, labels = drawn(features, labels, examples, seed)
   points, shares = principal(features, directions)
   points = points[:, : 1 + np.searchsorted(np.cumsum(shares), variance)]
-  count = min(components * len(np.unique(labels)), max(2, len(labels) // 5))
+  most = max(2, len(labels) // 5)
+  count = min(components * len(np.unique(labels)), most)
   mixture = GaussianMixture(count, random_state=seed)
   with warnings.catch_warnings():  # further steps would change little
     warnings.simplefilter('ignore', ConvergenceWarning)

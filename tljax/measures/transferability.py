@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tljax.errors import InputError
 from tljax.measures.evidence import logme
-from tljax.measures.labelled import check_features, one_hot, principal
+from tljax.measures.labelled import check_features, drawn, one_hot, principal
 from tljax.measures.source_predictions import n_leep
 
 
@@ -120,7 +120,7 @@ def parc(
     examples: drawn where there are more, as pairs go as their square.
     seed: draws them.
   """
-  features, labels = _drawn(features, labels, examples, seed)
+  features, labels = drawn(features, labels, examples, seed)
   points, _ = principal(features, directions)
   unit = points - points.mean(1, keepdims=True)
   unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
@@ -156,7 +156,7 @@ def linear_probe(
   Raises:
     InputError: as all; or a class has one example.
   """
-  features, labels = _drawn(features, labels, examples, seed)
+  features, labels = drawn(features, labels, examples, seed)
   rarest = np.unique(labels, return_counts=True)[1].min()
   if rarest < 2:
     raise InputError('a class has one example, which cannot be trained on and held out')
@@ -178,7 +178,7 @@ def neighbours(
     examples: drawn where there are more.
     seed: draws them.
   """
-  features, labels = _drawn(features, labels, examples, seed)
+  features, labels = drawn(features, labels, examples, seed)
   nearest = NearestNeighbors(n_neighbors=1, algorithm='brute').fit(features)
   found = nearest.kneighbors(return_distance=False)[:, 0]
   return float(np.mean(labels[found] == labels))
@@ -204,13 +204,6 @@ def _moments(features, labels):
   indicators = one_hot(labels)
   means = indicators.T @ centred / np.sqrt(indicators.sum(0))[:, None]
   return centred, means
-
-
-def _drawn(features, labels, count, seed):
-  """Some of the examples, where there are more."""
-  features = check_features(features, labels)
-  chosen = np.random.default_rng(seed).permutation(len(features))[:count]
-  return features[chosen], np.asarray(labels)[chosen]
 
 
 def _rate(rows, distortion):
