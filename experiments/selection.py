@@ -162,21 +162,15 @@ def front(found: Mapping[str, Candidate]) -> list[str]:
 
 
 def score_rows(found: Mapping[str, Candidate], by: str) -> report.Rows:
-  """Rows of the table of scores, the best by the score `by` first."""
-  ranks = consensus({name: c.scores for name, c in found.items()})
-  names = list(dict.fromkeys(k for c in found.values() for k in c.scores))
+  """Rows of the table of scores, a column a candidate, the best by `by` first."""
   order = sorted(found, key=lambda name: -found[name].scores[by])
-  return [
-    {
-      'model': name,
-      **{
-        k: f'{found[name].scores[k]:.3f}' if k in found[name].scores else ''
-        for k in names
-      },
-      'mean rank': f'{ranks[name]:.1f}',
-    }
-    for name, s in ((name, found[name].scores) for name in order)
+  scores = {name: found[name].scores for name in order}
+  rows = [
+    {'score': k, **{n: f'{s[k]:.3f}' if k in s else '' for n, s in scores.items()}}
+    for k in dict.fromkeys(k for s in scores.values() for k in s)
   ]
+  ranks = {name: f'{rank:.1f}' for name, rank in consensus(scores).items()}
+  return [*rows, {'score': 'mean rank', **ranks}]
 
 
 def cost_rows(found: Mapping[str, Candidate]) -> report.Rows:
@@ -260,7 +254,9 @@ def conclude(
     by: the score that ranks them.
     result: of the run, which gets 'outcome' and 'tau'.
   """
-  about = f'The larger the better, but for the mean rank; the first by {by} is on top.'
+  about = (
+    f'The larger the better, but for the mean rank; by {by} the first is on the left.'
+  )
   tables = {'Scores': (score_rows(found, by), about)}
   about = f'On {jax.default_backend()}; the estimate is that of a linear probe.'
   tables['Costs'] = cost_rows(found), about

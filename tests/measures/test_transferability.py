@@ -123,7 +123,7 @@ def test_names_and_order_of_labels_and_examples_do_not_matter(name, examples):
   if name != 'linear probe':  # whose solver stops before the optimum
     np.testing.assert_allclose(renamed, score, rtol=1e-9)
   order = np.random.default_rng(5).permutation(len(labels))
-  if name not in ('linear probe', 'N-LEEP', 'PARC', 'GBC'):  # which draw
+  if name not in ('linear probe', 'N-LEEP', 'GBC', 'PARC'):  # which draw
     shuffled = SCORES[name](features[order], labels[order])
     np.testing.assert_allclose(shuffled, score, rtol=1e-9)
 
@@ -228,15 +228,13 @@ def test_transrate_by_determinants(examples, wide):
 
 def test_parc_is_spearmans_correlation(examples):
   features, labels = examples
-  draws = np.random.default_rng(0).permutation(120)
-  features, labels = features[draws], labels[draws]
   points, _ = labelled.principal(features, 32)
   pairs = np.triu_indices(120, 1)
   apart = (1 - np.corrcoef(points))[pairs]
   other = (1 - np.corrcoef(np.eye(3)[labels]))[pairs]
   expected = 100 * stats.spearmanr(apart, other.round(9)).statistic
-  found = transferability.parc(features, labels, seed=1)
-  np.testing.assert_allclose(found, expected, atol=0.5)
+  found = transferability.parc(features, labels)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_probe_and_neighbours_are_accuracies_on_what_was_held_out(examples):

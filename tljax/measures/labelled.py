@@ -57,6 +57,8 @@ def drawn(
   features: np.ndarray, labels: np.ndarray, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns checked features and labels of `count` examples, where there are more."""
-  features = check_features(features, labels)
+  features, labels = check_features(features, labels), np.asarray(labels)
+  if len(features) <= count:
+    return features, labels
   chosen = np.random.default_rng(seed).permutation(len(features))[:count]
-  return features[chosen], np.asarray(labels)[chosen]
+  return features[chosen], labels[chosen]
