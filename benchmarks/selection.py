@@ -45,21 +45,25 @@ def taus(sets: Mapping[str, Found]) -> dict[str, dict[str, float]]:
   return found
 
 
-def held_out(found: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[str, float]]:
+def held_out(
+  found: Mapping[str, Mapping[str, float]], sets: Mapping[str, Found]
+) -> dict[str, tuple[str, float]]:
   """By set, the score that the other sets would choose, and its tau on this one.
 
-  Only scores that all sets have are chosen from.
+  Only scores that every network has are chosen from.
   """
-  tasks = list(next(iter(found.values())))
-  common = {name: by for name, by in found.items() if by.keys() >= set(tasks)}
+  common = set.intersection(
+    *(set(facts) for by in sets.values() for facts in by.values())
+  )
   chosen = {}
-  for task in tasks:
+  for task in sets:
     means = {
-      name: np.mean([by[other] for other in tasks if other != task])
-      for name, by in common.items()
+      name: np.mean([by[other] for other in sets if other != task])
+      for name, by in found.items()
+      if name in common
     }
     best = max(means, key=means.get)
-    chosen[task] = best, common[best][task]
+    chosen[task] = best, found[best][task]
   return chosen
 
 
@@ -124,7 +128,7 @@ def main() -> None:
   sets = {task: {name: by[task] for name, by in networks.items()} for task in order}
   found = taus(sets)
   report.print_table(table(found), "Kendall's tau with the accuracy of fine-tuning")
-  chosen = held_out(found)
+  chosen = held_out(found, sets)
   mean = np.mean([tau for _, tau in chosen.values()])
   print('chosen by the other sets:', chosen, f'mean {mean:.2f}')
   result = {'sets': sets, 'taus': found, 'held out': chosen, 'seeds': seeds}

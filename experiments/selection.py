@@ -22,7 +22,7 @@ from tljax.finetuning import strategy, summary
 from tljax.measures import source_predictions, transferability
 from tljax.train import in_batches
 
-DEFAULT = 'LogME'  # the score that ranks
+DEFAULT = 'PARC'  # the score that ranks; see the README's table
 ESTIMATE = 'linear probe'  # the score that is an accuracy
 _TIMED = 3  # steps
 

@@ -28,8 +28,19 @@ def test_the_default_is_judged_on_a_set_that_did_not_choose_it():
   found = selection.taus(SETS)
   assert found['good'] == {'pets': 1, 'digits': 1, 'art': 1}
   np.testing.assert_allclose(found['fickle']['digits'], -1 / 3)
-  assert selection.held_out(found) == {t: ('good', 1) for t in SETS}
+  assert selection.held_out(found, SETS) == {t: ('good', 1) for t in SETS}
   assert [row['score'] for row in selection.table(found)] == ['good', 'fickle']
+
+
+def test_a_score_that_a_network_lacks_is_not_chosen():
+  sets = {t: {k: dict(v) for k, v in by.items()} for t, by in SETS.items()}
+  for by in sets.values():
+    for name in NETWORKS:
+      by[name]['good'] *= -1  # now the worst of the two
+    by['d'] = {'accuracy': 0.1, 'good': 9.0}
+  found = selection.taus(sets)
+  assert np.mean([*found['fickle'].values()]) > np.mean([*found['good'].values()])
+  assert {name for name, _ in selection.held_out(found, sets).values()} == {'good'}
 
 
 def test_a_score_that_few_networks_have_is_not_judged():
