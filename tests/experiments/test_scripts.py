@@ -26,9 +26,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   '__init__',
   'cli',
+  'diagnosis',
   'judging',
   'machine',
   'results',
+  'selection',
   'settings',
   'trained',
   'tuning',

@@ -82,6 +82,13 @@ def _rates(params: Params, optimizer) -> Mapping[str, float]:
   return {path_name(path): abs(float(update)) for path, update in leaves}
 
 
+def compiled_step(
+  method: Method, state: TrainState, batch: Batch
+) -> jax.stages.Compiled:
+  """Returns the method's step, compiled as `train.fit` does it, of arrays or shapes."""
+  return jax.jit(method.step, donate_argnums=0).lower(state, batch).compile()
+
+
 def memory(method: Method, state: TrainState, batch: Batch) -> dict[str, int]:
   """Returns the bytes that a compiled step takes, on this backend.
 
@@ -90,8 +97,12 @@ def memory(method: Method, state: TrainState, batch: Batch) -> dict[str, int]:
     state: of `abstract_state`.
     batch: arrays or shapes.
   """
-  step = jax.jit(method.step, donate_argnums=0)
-  sizes = step.lower(state, batch).compile().memory_analysis()
+  return step_memory(compiled_step(method, state, batch))
+
+
+def step_memory(step: jax.stages.Compiled) -> dict[str, int]:
+  """As `memory`, of a `compiled_step`."""
+  sizes = step.memory_analysis()
   beside = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
   return {
     'state and batch': sizes.argument_size_in_bytes,

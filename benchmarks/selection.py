@@ -1,0 +1,139 @@
+"""Which score ranks pretrained networks as fine-tuning does?
+
+First fine-tune each, a run a network, then score what they were tuned on:
+
+  python -m experiments.strategies --strategies plain --few 40 --seeds 5 --data ... \
+    --model squeezenet1_1 --weights squeezenet1_1.safetensors --out runs/squeezenet
+  python -m benchmarks.selection --runs runs/squeezenet runs/resnet18 --data ... \
+    --cache runs/features --out runs/selection.json
+
+Kendall's tau of each score with the accuracy, by set; the default is judged on each set
+by what the others would choose.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments import selection, strategies
+from tljax import report
+from tljax.data.dataset import Dataset
+from tljax.extraction.features import extract
+from tljax.run import Run
+
+# By network, what was found of it: 'accuracy' and scores.
+Found = Mapping[str, Mapping[str, float]]
+
+
+def taus(sets: Mapping[str, Found]) -> dict[str, dict[str, float]]:
+  """Returns Kendall's tau by score and set, over the networks that have the score.
+
+  A score that fewer than three networks of a set have is left out.
+  """
+  found = {}
+  for task, networks in sets.items():
+    names = {k for facts in networks.values() for k in facts} - {'accuracy'}
+    for name in sorted(names):
+      with_it = [facts for facts in networks.values() if name in facts]
+      if len(with_it) > 2:
+        columns = ([facts[k] for facts in with_it] for k in (name, 'accuracy'))
+        found.setdefault(name, {})[task] = selection.tau(*columns)
+  return found
+
+
+def held_out(
+  found: Mapping[str, Mapping[str, float]], sets: Mapping[str, Found]
+) -> dict[str, tuple[str, float]]:
+  """By set, the score that the other sets would choose, and its tau on this one.
+
+  Only scores that every network has are chosen from.
+  """
+  common = set.intersection(
+    *(set(facts) for by in sets.values() for facts in by.values())
+  )
+  chosen = {}
+  for task in sets:
+    means = {
+      name: np.mean([by[other] for other in sets if other != task])
+      for name, by in found.items()
+      if name in common
+    }
+    best = max(means, key=means.get)
+    chosen[task] = best, found[best][task]
+  return chosen
+
+
+def score(flags: strategies.Flags, training: Dataset, cache) -> dict[str, float]:
+  """All scores of the network that the flags name, on a training set of images."""
+  network = flags.build_model(2), flags.load_backbone()
+  features = extract(*network, training.images, cache=cache)
+  found = selection.score(features, training.labels)
+  return found | selection.of_predictions(flags, training)
+
+
+def gather(folder: pathlib.Path, specs: Sequence[str], cache) -> dict[str, dict]:
+  """By set, a network's mean accuracy over its seeds, and its mean scores."""
+  config = json.loads((folder / 'config.json').read_text())
+  names = {field.name for field in dataclasses.fields(strategies.Flags)}
+  known = {k: v for k, v in config.items() if k in names}
+  flags = strategies.Flags(out=folder, data=tuple(specs), **known)
+  records = {record['run']: record for record in Run(folder).records()}
+  found = {}
+  for spec in specs:
+    task = spec.rstrip('/').split('/')[-1]
+    training, rows = flags.load_data(spec)['train'], []
+    for name, record in records.items():
+      if not (name.startswith(f'{task}, ') and ', plain-' in name):
+        continue
+      count = name.split(', ')[1]
+      seed = int(name.rpartition('-')[2])
+      few = training if count == 'all' else training.shots(int(count), seed)
+      rows.append({'accuracy': record['accuracy'], **score(flags, few, cache)})
+    if rows:
+      found[task] = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
+      found[task]['seeds'] = len(rows)
+      print(f'{folder.name} on {task}: {len(rows)} seeds', flush=True)
+  return found
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> report.Rows:
+  """Rows of taus, the best mean first."""
+  tasks = list(next(iter(found.values())))
+  order = sorted(found, key=lambda name: -np.mean(list(found[name].values())))
+  return [
+    {
+      'score': name,
+      **{k: f'{found[name][k]:.2f}' if k in found[name] else '' for k in tasks},
+      'mean': f'{np.mean(list(found[name].values())):.2f}',
+    }
+    for name in order
+  ]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--runs', type=pathlib.Path, nargs='+', required=True)
+  parser.add_argument('--data', nargs='+', required=True)
+  parser.add_argument('--cache', type=pathlib.Path, required=True)
+  parser.add_argument('--out', type=pathlib.Path, required=True)
+  flags = parser.parse_args()
+  networks = {run.name: gather(run, flags.data, flags.cache) for run in flags.runs}
+  tasks = set.intersection(*map(set, networks.values()))
+  order = [t for t in next(iter(networks.values())) if t in tasks]
+  seeds = {n: {t: networks[n][t].pop('seeds') for t in order} for n in networks}
+  sets = {task: {name: by[task] for name, by in networks.items()} for task in order}
+  found = taus(sets)
+  report.print_table(table(found), "Kendall's tau with the accuracy of fine-tuning")
+  chosen = held_out(found, sets)
+  mean = np.mean([tau for _, tau in chosen.values()])
+  print('chosen by the other sets:', chosen, f'mean {mean:.2f}')
+  result = {'sets': sets, 'taus': found, 'held out': chosen, 'seeds': seeds}
+  flags.out.write_text(json.dumps(result, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,80 @@
+"""The gap between two domains, measured in miniature, and what it calls for."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import diagnosis
+from tljax.measures.gap import Parts
+
+pytestmark = pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
+
+
+@pytest.fixture
+def tinted(pets, tmp_path):
+  """The same pets, in red light."""
+  for path in sorted(pets.rglob('*.*')):
+    target = tmp_path / 'tinted' / path.relative_to(pets).with_suffix('.png')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(path) as image:
+      pixels = np.asarray(image.convert('RGB')) * np.array([1.0, 0.2, 0.2])
+    Image.fromarray(pixels.astype(np.uint8)).save(target)
+  return tmp_path / 'tinted'
+
+
+def test_gap(launch, pets, tinted, squeezenet, tmp_path):
+  out = tmp_path / 'run'
+  flags = ('--source', f'folder:{pets}', '--target', f'folder:{tinted}')
+  flags += ('--weights', squeezenet, '--image-size', 33, '--draws', 2)
+  ended = launch('gap', *flags, '--target-labels', '--out', out)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  distances = result['distances']
+  assert distances['A-distance']['value'] > 1
+  for name in ('MMD', 'means', 'Frechet', 'Sinkhorn', 'sliced Wasserstein'):
+    assert distances[name]['value'] > 2 * result['within the source'][name]
+  assert result['p_value'] < 0.05
+  np.testing.assert_allclose(result['shares']['target, true'], [0.5, 0.5])
+  np.testing.assert_allclose(sum(result['shares']['target']), 1)
+  assert (
+    result['advice'].startswith('The domains differ') and result['advice'] in ended.out
+  )
+  page = (out / 'report.html').read_text()
+  titles = ('Distances', 'Shares of classes', 'Both domains')
+  titles += ('Nearest pairs across the domains', 'Most foreign target images')
+  for title in titles:
+    assert f'<h2>{title}</h2>' in page
+
+
+def test_bad_input_is_one_line(launch, pets, squeezenet, tmp_path):
+  flags = ('--source', f'folder:{pets}', '--weights', squeezenet, '--image-size', 33)
+  ended = launch('gap', *flags, '--target', 'folder:nowhere', '--out', tmp_path / 'run')
+  assert ended.status == 2 and 'there is no such folder' in ended.err
+  assert ended.err.count('\n') == 1
+
+
+SHARES = {'source': np.array([0.5, 0.5]), 'target': np.array([0.9, 0.1])}
+
+
+@pytest.mark.parametrize(
+  ('p_value', 'parts', 'certainty', 'words'),
+  [
+    (0.4, (0.1, 0.1, 0.1), 0.9, 'nothing to adapt to'),
+    (0.01, (0.1, 0.02, 0.01), 0.9, "'cat' is more, 'dog' less"),
+    (0.01, (0.1, 0.09, 0.01), 0.9, 'It is mostly style'),
+    (0.01, (0.1, 0.09, 0.08), 0.9, 'mcc or shot'),
+    (0.01, (0.1, 0.09, 0.08), 0.1, 'for later'),
+  ],
+)
+def test_advice(p_value, parts, certainty, words):
+  facts = diagnosis.Facts(p_value, 1.5, Parts(*parts), certainty, SHARES)
+  assert words in diagnosis.advise(facts, ('cat', 'dog'))
+
+
+def test_certainty_at_its_ends():
+  sure = 50 * np.eye(3)
+  assert diagnosis.certainty(sure) == pytest.approx(1)
+  assert diagnosis.certainty(np.zeros((4, 3))) == pytest.approx(0)
+  assert diagnosis.certainty(sure[[0, 0]]) == pytest.approx(0)  # one class for all

@@ -1,0 +1,214 @@
+"""Which pretrained network's features will transfer: scores to rank networks by.
+
+Features are (N, D) float of the target's training examples, labels (N,) integer, of any
+numbers. All are NumPy in, float out, in float64, and the larger the better. Each raises
+an `InputError` where features do not vary or all labels are one; see `labelled`.
+`evidence` has LogME, `source_predictions` what wants a pretrained classifier.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import linalg, stats
+from scipy.linalg import lapack
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tljax.errors import InputError
+from tljax.measures.evidence import logme
+from tljax.measures.labelled import check_features, drawn, one_hot, principal
+from tljax.measures.source_predictions import n_leep
+
+
+def h_score(features: np.ndarray, labels: np.ndarray) -> float:
+  """H-score: tr(C^+ B) (Bao et al., 2019, definition 2), from 0 to K - 1.
+
+  C is the features' covariance and B that of the classes' means, of each example its
+  own. Where the features are not fewer than the examples it is K - 1 whatever
+  they are; see `shrunk_h_score`.
+  """
+  centred, means = _moments(check_features(features, labels), labels)
+  gram = centred.T @ centred
+  # Of directions without variance, there is none between classes.
+  least = len(gram) * np.finfo(np.float64).eps * gram.diagonal().max()
+  factor, order, rank, _ = lapack.dpstrf(gram, lower=1, tol=least)
+  kept = order[:rank] - 1
+  white = linalg.solve_triangular(factor[:rank, :rank], means.T[kept], lower=True)
+  return float(np.sum(white**2))
+
+
+def shrunk_h_score(features: np.ndarray, labels: np.ndarray) -> float:
+  """H-score by Ledoit and Wolf's covariance (Ibrahim et al., 2021, equation 6).
+
+  The covariance is (1 - a) C + a tr(C) / D; the classes' is shrunk by 1 - a as well,
+  and has N - 1 for its denominator, as in published code.
+  """
+  centred, means = _moments(check_features(features, labels), labels)
+  count, width = centred.shape
+  covariance = centred.T @ centred / count
+  mean = covariance.trace() / width
+  # Ledoit and Wolf, 2004, lemma 3.2 to 3.4: errors of C's entries, by its distance.
+  apart = np.sum(covariance**2) - width * mean**2
+  error = np.mean(np.sum(centred**2, 1) ** 2) - np.sum(covariance**2)
+  shrinkage = np.clip(error / (count * apart), np.finfo(np.float64).eps, 1)
+  covariance *= 1 - shrinkage
+  covariance[np.diag_indices(width)] += shrinkage * mean
+  solved = linalg.solve(covariance, means.T, assume_a='pos')
+  return float((1 - shrinkage) / (count - 1) * np.sum(means.T * solved))
+
+
+def gbc(features: np.ndarray, labels: np.ndarray, *, directions: int = 64) -> float:
+  """Minus how much the classes overlap as Gaussians (Pandy et al., 2022, equation 3).
+
+  The sum over pairs of classes, in either order, of Bhattacharyya's coefficient
+  exp(-distance), of the principal components of the features; the Gaussians are
+  spherical, with a variance of 1e-4 at least, as the authors' are.
+
+  Args:
+    features: (N, D) float.
+    labels: (N,) integer.
+    directions: number of principal components.
+  """
+  points, _ = principal(check_features(features, labels), directions)
+  parts = [points[labels == k] for k in np.unique(labels)]
+  means = np.stack([part.mean(0) for part in parts])
+  spread = np.array([np.maximum(part.var(0), 1e-4).mean() for part in parts])
+  both = (spread[:, None] + spread[None]) / 2
+  squared = np.sum((means[:, None] - means[None]) ** 2, -1)
+  ratio = np.log(both) - (np.log(spread[:, None]) + np.log(spread[None])) / 2
+  overlap = np.exp(-squared / both / 8 - points.shape[1] / 2 * ratio)
+  return -float(np.sum(overlap) - len(parts))
+
+
+def transrate(
+  features: np.ndarray, labels: np.ndarray, *, distortion: float = 1e-4
+) -> float:
+  """TransRate: the rate of all features - the mean of the classes'.
+
+  (Huang et al., 2022.) A rate is that of coding the rows Z up to a distortion, which is
+  log det(1 + Z' Z / (N e)) / 2 nats (equations 3 to 5). The features are centred over
+  all examples, the classes weigh the same, and e is 1e-4 as in the authors' code. It
+  grows with the features' scale.
+  """
+  features = check_features(features, labels)
+  centred = features - features.mean(0)
+  classes = [_rate(centred[labels == k], distortion) for k in np.unique(labels)]
+  return _rate(centred, distortion) - float(np.mean(classes))
+
+
+def parc(
+  features: np.ndarray,
+  labels: np.ndarray,
+  *,
+  directions: int = 32,
+  examples: int = 2000,
+  seed: int = 0,
+) -> float:
+  """PARC: do examples that look alike have one label? (Bolya et al., 2021, section 3.)
+
+  100 times Spearman's correlation, over pairs of examples, of 1 - Pearson's correlation
+  of their features with that of their labels' indicators, which only knows the same
+  class from another. From -100 to 100.
+
+  Args:
+    features: (N, D) float.
+    labels: (N,) integer.
+    directions: number of principal components; the authors'.
+    examples: drawn where there are more, as pairs go as their square.
+    seed: draws them.
+  """
+  features, labels = drawn(features, labels, examples, seed)
+  points, _ = principal(features, directions)
+  unit = points - points.mean(1, keepdims=True)
+  unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+  pairs = np.triu_indices(len(unit), 1)
+  apart = 1 - (unit @ unit.T)[pairs]
+  other = labels[pairs[0]] != labels[pairs[1]]
+  ranks = stats.rankdata(apart) - (len(apart) + 1) / 2
+  share = other.mean()
+  # Ranks of two values take two values: their mean product is one of a mean.
+  spread = ranks.std() * np.sqrt(share * (1 - share))
+  return 100 * float(np.mean(ranks * (other - share)) / spread) if spread > 0 else 0.0
+
+
+def linear_probe(
+  features: np.ndarray,
+  labels: np.ndarray,
+  *,
+  folds: int = 5,
+  examples: int = 2000,
+  seed: int = 0,
+) -> float:
+  """Accuracy of a logistic regression on held-out folds, in [0, 1].
+
+  Features are standardised, and the regression's C is 0.1.
+
+  Args:
+    features: (N, D) float.
+    labels: (N,) integer.
+    folds: number of them, or of the examples of the rarest class where it has fewer.
+    examples: drawn where there are more.
+    seed: draws examples and folds.
+
+  Raises:
+    InputError: as all; or a class has one example.
+  """
+  features, labels = drawn(features, labels, examples, seed)
+  rarest = np.unique(labels, return_counts=True)[1].min()
+  if rarest < 2:
+    raise InputError('a class has one example, which cannot be trained on and held out')
+  probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+  split = StratifiedKFold(min(folds, rarest), shuffle=True, random_state=seed)
+  return float(cross_val_score(probe, np.float32(features), labels, cv=split).mean())
+
+
+def neighbours(
+  features: np.ndarray, labels: np.ndarray, *, examples: int = 2000, seed: int = 0
+) -> float:
+  """Share of examples whose nearest other one is of their class, in [0, 1].
+
+  By Euclidean distance (Puigcerver et al., 2021, section 4.1).
+
+  Args:
+    features: (N, D) float.
+    labels: (N,) integer.
+    examples: drawn where there are more.
+    seed: draws them.
+  """
+  features, labels = drawn(features, labels, examples, seed)
+  nearest = NearestNeighbors(n_neighbors=1, algorithm='brute').fit(features)
+  found = nearest.kneighbors(return_distance=False)[:, 0]
+  return float(np.mean(labels[found] == labels))
+
+
+# By name, the scores of features and labels alone.
+OF_FEATURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+  'LogME': logme,
+  'N-LEEP': n_leep,
+  'H-score': h_score,
+  'shrunk H-score': shrunk_h_score,
+  'GBC': gbc,
+  'TransRate': transrate,
+  'PARC': parc,
+  'linear probe': linear_probe,
+  'nearest neighbour': neighbours,
+}
+
+
+def _moments(features, labels):
+  """Centred features (N, D), and classes' means times the roots of counts (K, D)."""
+  centred = features - features.mean(0)
+  indicators = one_hot(labels)
+  means = indicators.T @ centred / np.sqrt(indicators.sum(0))[:, None]
+  return centred, means
+
+
+def _rate(rows, distortion):
+  count, width = rows.shape
+  gram = rows @ rows.T if count < width else rows.T @ rows
+  gram = gram / (count * distortion)
+  gram[np.diag_indices(len(gram))] += 1
+  return float(np.log(linalg.cholesky(gram, lower=True).diagonal()).sum())
