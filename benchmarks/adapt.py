@@ -135,11 +135,11 @@ def adapt(flags: Flags) -> None:
     peers = torch_step(network, name, arrays) if torch else None
     ours = tljax_step(network, name, arrays)
     timed = harness.beside(ours, peers, flags.rounds, flags.steps)
-    figures.append({'case': case, **timed})
+    count = len(arrays['label'])
+    figures.append({'case': case, 'batch_size': count, **timed})
   harness.show(figures, 'Step of adaptation')
   if flags.out:
     facts = harness.environment(torch=torch and torch.__version__)
-    facts['batch_size'] = flags.batch_size or 36
     flags.out.write_text(json.dumps({**facts, 'cases': figures}, indent=2) + '\n')
 
 
