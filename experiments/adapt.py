@@ -13,7 +13,7 @@ import jax
 
 from experiments import cli, results, settings
 from tljax.data import batches
-from tljax.data.dataset import Dataset
+from tljax.data.dataset import Dataset, judging_split
 from tljax.method import Method
 from tljax.train import Plan, compare
 
@@ -70,8 +70,8 @@ def adapt(flags: Flags) -> None:
     scores = functools.partial(flags.scores, target=target)
     page = results.conclude(run, trials, title, text, scores=scores)
   else:
-    judged = target.get('test', target['validation']).labels
-    page = results.conclude_regression(run, trials, judged, title, text)
+    labels = judging_split(target).labels
+    page = results.conclude_regression(run, trials, labels, title, text)
   page.save()
 
 

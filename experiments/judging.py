@@ -9,7 +9,7 @@ from scipy import stats
 
 from experiments import results
 from tljax import report
-from tljax.data.dataset import Dataset
+from tljax.data.dataset import Dataset, judging_split
 from tljax.extraction.features import extract
 from tljax.measures import scores, two_sample, validators
 from tljax.method import Method
@@ -18,8 +18,8 @@ from tljax.train import Trial, predictor, trial, trials_at_once
 
 def features(model, trial: Trial, domains: Sequence[Mapping[str, Dataset]]) -> list:
   """Returns the network's features (N, D) of each domain's test split."""
-  images = [splits.get('test', splits['validation']).images for splits in domains]
-  return [extract(model, trial.state.variables, part) for part in images]
+  variables = trial.state.variables
+  return [extract(model, variables, judging_split(splits).images) for splits in domains]
 
 
 def judge(
@@ -90,7 +90,7 @@ def draw(
   folder: pathlib.Path, names: Sequence[str], domains: Mapping[str, Mapping]
 ) -> Figure:
   """Draws t-SNE maps of the features that are kept of each method."""
-  tests = {k: s.get('test', s.get('validation')) for k, s in domains.items()}
+  tests = {k: judging_split(splits) for k, splits in domains.items()}
   kept = {}
   for name in names:
     with np.load(folder / f'{name}.npz') as file:

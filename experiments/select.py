@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments import cli, finetune, selection, tuning
 from tljax import report
+from tljax.data.dataset import judging_split
 from tljax.errors import InputError
 from tljax.extraction.features import extract_splits
 from tljax.measures.transferability import OF_FEATURES
@@ -80,11 +81,12 @@ def select(flags: Flags) -> None:
 def train(flags: Flags, found: selection.Candidate, splits, features) -> float:
   """The test accuracy of a candidate that is tuned as it calls for, over seeds."""
   used = found.advice.name.replace('full', 'plain')
-  test = splits.get('test', splits['validation'])
   options = flags.build_model(2), flags.load_backbone()
-  features |= extract_splits(*options, {'test': test}, cache=flags.cache)
-  judged = [tuning.judge(flags, used, s, splits, features) for s in flags.seed_range()]
-  return float(np.mean([facts['accuracy'] for facts in judged]))
+  features |= extract_splits(
+    *options, {'test': judging_split(splits)}, cache=flags.cache
+  )
+  trials = [tuning.judge(flags, used, s, splits, features) for s in flags.seed_range()]
+  return float(np.mean([facts['accuracy'] for facts in trials]))
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from tljax.adaptation import presets
 from tljax.adaptation.alignment import Aligned
 from tljax.adaptation.rejection import reject
 from tljax.data import batches
-from tljax.data.dataset import Dataset, match_classes
+from tljax.data.dataset import Dataset, judging_split, match_classes
 from tljax.errors import InputError
 from tljax.finetuning import plain
 from tljax.measures import scores
@@ -134,8 +134,7 @@ class Flags(cli.TrainingFlags):
     """Scores of a trial beside its accuracy: those of open sets, in that setting."""
     if self.setting != 'open':
       return {}
-    judged = target.get('test', target['validation'])
-    return scores.open_set(trial.logits, judged.labels)
+    return scores.open_set(trial.logits, judging_split(target).labels)
 
 
 def _keep(splits, names, flag):

@@ -12,7 +12,7 @@ import itertools
 import sys
 
 from experiments import cli, finetune, results, tuning
-from tljax.data.dataset import Dataset
+from tljax.data.dataset import Dataset, judging_split
 from tljax.extraction.features import extract_splits
 from tljax.finetuning import strategy
 
@@ -64,7 +64,7 @@ def strategies(flags: Flags) -> None:
 
 def extract(flags: Flags, splits: Splits) -> Splits:
   """The features of the frozen network, of the splits that train and judge."""
-  parts = {'train': splits['train'], 'test': splits.get('test', splits['validation'])}
+  parts = {'train': splits['train'], 'test': judging_split(splits)}
   return extract_splits(flags.build_model(2), flags.load_backbone(), parts)
 
 

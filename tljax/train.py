@@ -15,7 +15,7 @@ from tljax import processes, sharding, sweep, watch
 from tljax.checkpoint import Checkpoints
 from tljax.data.augment import to_float
 from tljax.data.batches import Stream, read_ahead, stack
-from tljax.data.dataset import Dataset
+from tljax.data.dataset import Dataset, judging_split
 from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.measures import scores
@@ -227,9 +227,9 @@ def trial(
     mesh=mesh,
     **options,
   )
-  judged = splits.get('test', validation)
-  outputs = logits(state, judged.images)
-  accuracy = scores.accuracy(outputs, judged.labels) if judged.classes else math.nan
+  test = judging_split(splits)
+  outputs = logits(state, test.images)
+  accuracy = scores.accuracy(outputs, test.labels) if test.classes else math.nan
   return Trial(state, records, outputs, accuracy)
 
 
@@ -256,11 +256,11 @@ def trials_at_once(
     members, state, stream, steps, every=steps, name=name, mesh=mesh
   )
   record['seconds'] /= len(streams)
-  judged = splits.get('test', splits['validation'])
-  logits = predictor(members)(state, judged.images).swapaxes(0, 1)
+  test = judging_split(splits)
+  logits = predictor(members)(state, test.images).swapaxes(0, 1)
   return {
     seed: Trial(
-      sweep.member(state, i), [record], one, scores.accuracy(one, judged.labels)
+      sweep.member(state, i), [record], one, scores.accuracy(one, test.labels)
     )
     for i, (seed, one) in enumerate(zip(streams, logits, strict=True))
   }

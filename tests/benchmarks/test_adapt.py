@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import adapt
+from tests import oracles
 from tljax import models
 
 SMALL = {'lenet': (28, 500, 10, 4)}
@@ -24,7 +25,7 @@ def test_in_miniature(tmp_path, monkeypatch):
 
 @pytest.mark.torch
 def test_the_twin_is_our_lenet():
-  torch = pytest.importorskip('torch')
+  torch = oracles.torch()
   from benchmarks import torch_twins
 
   model = models.create('lenet', 10)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import oracles
 from tljax.models.pooling import max_pool
 
 
@@ -53,8 +54,7 @@ def test_of_equal_pixels_the_first_takes_the_gradient():
 
 @pytest.mark.torch
 def test_gradients_are_torchs_with_ties():
-  import torch
-
+  torch = oracles.torch()
   x = np.random.default_rng(0).integers(0, 3, (2, 9, 10, 3)).astype(np.float32)
   given, pull = jax.vjp(lambda x: max_pool(x, 3, 2, 1), jnp.asarray(x))
   image = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)

@@ -111,6 +111,11 @@ def whole(splits: Mapping[str, Dataset]) -> Dataset:
   return dataclasses.replace(first, images=images, labels=labels)
 
 
+def judging_split(splits: Mapping[str, Dataset]) -> Dataset:
+  """Returns the split of the final figures: 'test', or 'validation' where none is."""
+  return splits['test'] if 'test' in splits else splits['validation']
+
+
 def stratified(
   labels: np.ndarray, fractions: dict[str, float], seed: int
 ) -> dict[str, np.ndarray]:
