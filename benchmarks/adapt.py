@@ -69,15 +69,7 @@ def tljax_step(network: str, name: str, arrays: dict[str, np.ndarray]):
   arrays = jax.tree.map(jnp.asarray, arrays)
   source = {'image': arrays['source'], 'label': arrays['label']}
   batch = {'source': source, 'target': {'image': arrays['target']}}
-  state = method.init(jax.random.key(0), None, batch)
-  step = jax.jit(method.step, donate_argnums=0)
-
-  def run():
-    nonlocal state
-    state, metrics = step(state, batch)
-    jax.block_until_ready((state, metrics))
-
-  return run
+  return harness.stepper(method, batch)
 
 
 def torch_step(network: str, name: str, arrays: dict[str, np.ndarray]):
@@ -93,10 +85,6 @@ def torch_step(network: str, name: str, arrays: dict[str, np.ndarray]):
   def placed(module):
     return module.to(device, memory_format=torch.channels_last).train()
 
-  def images(array):
-    tensor = torch.from_numpy(array).permute(0, 3, 1, 2).to(device)
-    return tensor.contiguous(memory_format=torch.channels_last)
-
   made = torch_twins.LeNet() if network == 'lenet' else torch_twins.resnet50()
   backbone, *heads = placed(made), placed(torch.nn.Linear(width, classes))
   if name == 'mcd':
@@ -111,14 +99,12 @@ def torch_step(network: str, name: str, arrays: dict[str, np.ndarray]):
     else:
       step = torch_twins.dann_step(*parts, sgd(*parts), STRENGTH)
   labels = torch.from_numpy(arrays['label']).long().to(device)
-  batch = images(arrays['source']), labels, images(arrays['target'])
-
-  def run():
-    step(*batch)
-    if device == 'cuda':
-      torch.cuda.synchronize()
-
-  return run
+  batch = (
+    torch_twins.images(arrays['source'], device),
+    labels,
+    torch_twins.images(arrays['target'], device),
+  )
+  return torch_twins.stepper(step, batch)
 
 
 def adapt(flags: Flags) -> None:

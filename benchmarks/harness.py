@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from tljax import report
+from tljax.method import Batch, Method
 
 
 def alternate(
@@ -33,6 +34,19 @@ def alternate(
         step()
       seconds[name].append((time.perf_counter() - began) / steps)
   return seconds
+
+
+def stepper(method: Method, batch: Batch) -> Callable[[], None]:
+  """Returns a function that runs one jitted, donated step, and waits for it."""
+  state = method.init(jax.random.key(0), None, batch)
+  step = jax.jit(method.step, donate_argnums=0)
+
+  def run():
+    nonlocal state
+    state, metrics = step(state, batch)
+    jax.block_until_ready((state, metrics))
+
+  return run
 
 
 def beside(

@@ -29,6 +29,23 @@ def torchvision():
   return torchvision
 
 
+def images(array, device):
+  """Moves (N, H, W, 3) of the host to (N, 3, H, W) of a device, channels last."""
+  tensor = torch.from_numpy(array).permute(0, 3, 1, 2).to(device)
+  return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def stepper(step, batch):
+  """Returns a function that runs one step, and waits for it."""
+
+  def run():
+    step(*batch)
+    if batch[0].is_cuda:
+      torch.cuda.synchronize()
+
+  return run
+
+
 class Reverse(torch.autograd.Function):
   """Gradient reversal."""
 

@@ -86,25 +86,13 @@ def tljax_step(case: str, arrays: dict[str, np.ndarray]):
   batch = source = {'image': arrays['source'], 'label': arrays['label']}
   if case == 'dann':
     batch = {'source': source, 'target': {'image': arrays['target']}}
-  state = method.init(jax.random.key(0), None, batch)
-  step = jax.jit(method.step, donate_argnums=0)
-
-  def run():
-    nonlocal state
-    state, metrics = step(state, batch)
-    jax.block_until_ready((state, metrics))
-
-  return run
+  return harness.stepper(method, batch)
 
 
 def torch_step(case: str, arrays: dict[str, np.ndarray]):
   """Returns a function that runs the same step in PyTorch, and waits for it."""
   device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
   torch.set_num_threads(os.cpu_count())
-
-  def images(array):
-    tensor = torch.from_numpy(array).permute(0, 3, 1, 2).to(device)
-    return tensor.contiguous(memory_format=torch.channels_last)
 
   def module(made):
     return made.to(device, memory_format=torch.channels_last)
@@ -115,7 +103,11 @@ def torch_step(case: str, arrays: dict[str, np.ndarray]):
     parts = [module(part) for part in parts]
     optimizer = _adam(*parts)
     step = torch_twins.dann_step(*parts, optimizer, STRENGTH)
-    batch = images(arrays['source']), target, images(arrays['target'])
+    batch = (
+      torch_twins.images(arrays['source'], device),
+      target,
+      torch_twins.images(arrays['target'], device),
+    )
   else:
     backbone, head = module(torch_twins.SqueezeNet()), module(torch.nn.Linear(512, 2))
     frozen = case == 'frozen'
@@ -123,14 +115,8 @@ def torch_step(case: str, arrays: dict[str, np.ndarray]):
     step = torch_twins.supervised_step(
       backbone.train(not frozen), head, optimizer, frozen
     )
-    batch = images(arrays['source']), target
-
-  def run():
-    step(*batch)
-    if device == 'cuda':
-      torch.cuda.synchronize()
-
-  return run
+    batch = torch_twins.images(arrays['source'], device), target
+  return torch_twins.stepper(step, batch)
 
 
 def _adam(*modules):
