@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
@@ -102,8 +103,13 @@ def draw(
 def train(
   method, streams, steps, target, start, **options
 ) -> Iterator[tuple[int, Trial]]:
-  """Yields each seed's trial; those on features are trained all at once."""
-  if target['train'].images.ndim == 2 and streams:
+  """Yields each seed's trial; on an accelerator those on features are trained at once.
+
+  A CPU is as busy with one seed, whose state its caches hold, so they take turns there:
+  what is compiled serves all.
+  """
+  on_features = target['train'].images.ndim == 2
+  if on_features and streams and jax.default_backend() != 'cpu':
     yield from trials_at_once(method, streams, steps, target).items()
   else:
     for seed, stream in streams.items():

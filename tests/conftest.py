@@ -18,7 +18,7 @@ os.environ.setdefault(
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', f'{tempfile.gettempdir()}/tljax-tests-{os.getuid()}'
 )
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 import flax.linen as nn
 import jax

@@ -116,8 +116,10 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
         f'a batch of {rows} does not divide over {mesh.size} devices; '
         f'choose a --batch-size that is a multiple of {mesh.size}'
       )
-    if is_local:
+    if is_local and jax.process_count() > 1:
       return jax.make_array_from_process_local_data(sharding, array)
+    if not is_local and array.sharding.is_equivalent_to(sharding, array.ndim):
+      return array
     return jax.device_put(array, sharding)
 
   return jax.tree.map(place, batch)
