@@ -23,6 +23,7 @@ from experiments import selection, strategies
 from tljax import report
 from tljax.data.dataset import Dataset
 from tljax.extraction.features import extract
+from tljax.measures import ranking
 from tljax.run import Run
 
 # By network, what was found of it: 'accuracy' and scores.
@@ -41,7 +42,7 @@ def taus(sets: Mapping[str, Found]) -> dict[str, dict[str, float]]:
       with_it = [facts for facts in networks.values() if name in facts]
       if len(with_it) > 2:
         columns = ([facts[k] for facts in with_it] for k in (name, 'accuracy'))
-        found.setdefault(name, {})[task] = selection.tau(*columns)
+        found.setdefault(name, {})[task] = ranking.tau(*columns)
   return found
 
 

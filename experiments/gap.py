@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from experiments import cli, diagnosis
 from tljax import report
+from tljax.adaptation import advice
 from tljax.data.dataset import match_classes
 from tljax.extraction.features import extract_splits
 from tljax.measures import gap as measures
@@ -69,11 +70,9 @@ def gap(flags: Flags) -> None:
     distances, nothing = measures.all_intervals(x, y, **options)
     parts = measures.decompose(x, labels, y, shares['target'])
     p_value = two_sample.mmd_p_value(x, y, permutations=200)
-  certainty = diagnosis.certainty(logits)
-  facts = diagnosis.Facts(
-    p_value, distances['A-distance'].value, parts, certainty, shares
-  )
-  text = diagnosis.advise(facts, classes)
+  certainty = advice.certainty(logits)
+  facts = advice.Facts(p_value, distances['A-distance'].value, parts, certainty, shares)
+  text = advice.advise(facts, classes)
   title = f'{flags.source} to {flags.target}'
   page = report.Page(run.folder / 'report.html', title, text)
   result = diagnosis.conclude(page, facts, (distances, nothing), by_class, classes)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from tljax import models, report, weights
@@ -19,7 +18,7 @@ from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.extraction.features import extract_splits
 from tljax.finetuning import strategy, summary
-from tljax.measures import source_predictions, transferability
+from tljax.measures import ranking, source_predictions, transferability
 from tljax.train import in_batches
 
 DEFAULT = 'PARC'  # the score that ranks; see the README's table
@@ -133,32 +132,11 @@ def _costs(flags, training, backbone):
   }
 
 
-def consensus(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-  """Mean rank of each candidate, 1 the best, over the scores that all have."""
-  common = set.intersection(*map(set, scores.values()))
-  columns = np.array(
-    [[row[name] for name in sorted(common)] for row in scores.values()]
-  )
-  ranks = stats.rankdata(-columns, axis=0).mean(1)
-  return dict(zip(scores, ranks.tolist(), strict=True))
-
-
-def tau(column: Sequence[float], accuracies: Sequence[float]) -> float:
-  """Kendall's rank correlation; 0 where either is the same for all."""
-  constant = not (np.ptp(column) and np.ptp(accuracies))
-  return 0.0 if constant else float(stats.kendalltau(column, accuracies).statistic)
-
-
 def front(found: Mapping[str, Candidate]) -> list[str]:
   """The candidates that no other one beats in both estimate and time, by time."""
-  points = {k: (c.costs['step'], -c.scores[ESTIMATE]) for k, c in found.items()}
-  return [
-    name
-    for name, (time, loss) in sorted(points.items(), key=lambda item: item[1])
-    if not any(
-      t <= time and a <= loss and (t, a) != (time, loss) for t, a in points.values()
-    )
-  ]
+  return ranking.pareto_front(
+    {name: (c.costs['step'], c.scores[ESTIMATE]) for name, c in found.items()}
+  )
 
 
 def score_rows(found: Mapping[str, Candidate], by: str) -> report.Rows:
@@ -169,7 +147,7 @@ def score_rows(found: Mapping[str, Candidate], by: str) -> report.Rows:
     {'score': k, **{n: f'{s[k]:.3f}' if k in s else '' for n, s in scores.items()}}
     for k in dict.fromkeys(k for s in scores.values() for k in s)
   ]
-  ranks = {name: f'{rank:.1f}' for name, rank in consensus(scores).items()}
+  ranks = {name: f'{rank:.1f}' for name, rank in ranking.consensus(scores).items()}
   return [*rows, {'score': 'mean rank', **ranks}]
 
 
@@ -277,7 +255,9 @@ def conclude(
   if len(outcome) > 2:
     names = set.intersection(*(set(found[name].scores) for name in outcome))
     result['tau'] = {
-      k: tau([found[name].scores[k] for name in outcome], list(outcome.values()))
+      k: ranking.tau(
+        [found[name].scores[k] for name in outcome], list(outcome.values())
+      )
       for k in sorted(names)
     }
     rows = [{k: f'{v:.2f}' for k, v in result['tau'].items()}]

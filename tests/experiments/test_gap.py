@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import diagnosis
-from tljax.measures.gap import Parts
-
 pytestmark = pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
 
 
@@ -53,28 +50,3 @@ def test_bad_input_is_one_line(launch, pets, squeezenet, tmp_path):
   ended = launch('gap', *flags, '--target', 'folder:nowhere', '--out', tmp_path / 'run')
   assert ended.status == 2 and 'there is no such folder' in ended.err
   assert ended.err.count('\n') == 1
-
-
-SHARES = {'source': np.array([0.5, 0.5]), 'target': np.array([0.9, 0.1])}
-
-
-@pytest.mark.parametrize(
-  ('p_value', 'parts', 'certainty', 'words'),
-  [
-    (0.4, (0.1, 0.1, 0.1), 0.9, 'nothing to adapt to'),
-    (0.01, (0.1, 0.02, 0.01), 0.9, "'cat' is more, 'dog' less"),
-    (0.01, (0.1, 0.09, 0.01), 0.9, 'It is mostly style'),
-    (0.01, (0.1, 0.09, 0.08), 0.9, 'mcc or shot'),
-    (0.01, (0.1, 0.09, 0.08), 0.1, 'for later'),
-  ],
-)
-def test_advice(p_value, parts, certainty, words):
-  facts = diagnosis.Facts(p_value, 1.5, Parts(*parts), certainty, SHARES)
-  assert words in diagnosis.advise(facts, ('cat', 'dog'))
-
-
-def test_certainty_at_its_ends():
-  sure = 50 * np.eye(3)
-  assert diagnosis.certainty(sure) == pytest.approx(1)
-  assert diagnosis.certainty(np.zeros((4, 3))) == pytest.approx(0)
-  assert diagnosis.certainty(sure[[0, 0]]) == pytest.approx(0)  # one class for all

@@ -1,0 +1,25 @@
+"""Ranks by hand."""
+
+import pytest
+
+from tljax.measures import ranking
+
+
+def test_tau_counts_pairs_in_order_less_those_that_are_not():
+  accuracies = [0.9, 0.8, 0.85]
+  assert ranking.tau([3, 2, 1], accuracies) == pytest.approx(1 / 3)
+  assert ranking.tau([1, 1, 1], accuracies) == 0
+
+
+def test_the_consensus_is_of_the_scores_that_all_have():
+  scores = {
+    'slow': {'a': 1.0, 'b': 0.9, 'own': 0.0},
+    'quick': {'a': 0.5, 'b': 0.95},
+    'worse': {'a': 0.1, 'b': 0.7},
+  }
+  assert ranking.consensus(scores) == {'slow': 1.5, 'quick': 1.5, 'worse': 3}
+
+
+def test_the_front_has_what_nothing_beats_and_equals_together():
+  points = {'slow': (3, 0.9), 'quick': (1, 0.8), 'worse': (2, 0.7), 'twin': (1, 0.8)}
+  assert ranking.pareto_front(points) == ['quick', 'twin', 'slow']

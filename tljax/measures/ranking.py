@@ -1,0 +1,43 @@
+"""How well one list of figures ranks what another does, and who leads in several."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def tau(scores: Sequence[float], accuracies: Sequence[float]) -> float:
+  """Kendall's rank correlation, tau-b; 0 where either is the same for all."""
+  constant = not (np.ptp(scores) and np.ptp(accuracies))
+  return 0.0 if constant else float(stats.kendalltau(scores, accuracies).statistic)
+
+
+def consensus(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+  """Returns each candidate's mean rank, 1 the best, over the scores that all have.
+
+  Args:
+    scores: by candidate and score, the larger the better.
+  """
+  common = sorted(set.intersection(*map(set, scores.values())))
+  columns = np.array([[row[name] for name in common] for row in scores.values()])
+  ranks = stats.rankdata(-columns, axis=0).mean(1)
+  return dict(zip(scores, ranks.tolist(), strict=True))
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+  """Returns the candidates that no other beats in both, the cheapest first.
+
+  Args:
+    points: by candidate, (cost, value): the less and the more the better.
+  """
+  order = sorted(points, key=lambda name: (points[name][0], -points[name][1]))
+  return [
+    name
+    for name in order
+    if not any(
+      other != points[name]
+      and other[0] <= points[name][0]
+      and other[1] >= points[name][1]
+      for other in points.values()
+    )
+  ]
