@@ -55,7 +55,7 @@ CASES = {
 }
 # Those of the default run: under ten minutes on two cores.
 SHORT = (
-  *('vgg16/features', 'vgg16/head', 'vgg16/fine_tune'),
+  *('vgg16/features', 'vgg16/fine_tune'),
   *('resnet50/features', 'resnet50/head', 'resnet50/fine_tune'),
   *('mobilenet_v2/fine_tune', 'vit_base_patch16_224/lora'),
   *('cnn/dann', 'lenet/dann', 'features/32-heads', 'features/5-seeds'),
