@@ -1,20 +1,77 @@
-"""Times two contenders in turn, so that a drift of the machine's speed hits both."""
+"""Times contenders in turn, so that a drift of the machine's speed hits all alike."""
 
 import datetime
+import importlib.metadata
+import math
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from tljax import report
-from tljax.method import Batch, Method
+from tljax.finetuning.summary import abstract_state, compiled_step, step_memory
+from tljax.method import Batch, Method, path_name
+
+_TURN = 0.3  # seconds of the quickest contender's turn: the clock and a hiccup drown
+_ROUNDS = 3, 25  # at least, at most
+_PACKAGES = ('jax', 'flax', 'torch', 'torchvision', 'timm', 'keras')
+
+
+class Contender(NamedTuple):
+  """What is timed.
+
+  Attributes:
+    run: one step, and waits for it.
+    facts: of the step, where they are known: 'compile_seconds', 'memory_bytes' at the
+      peak, 'flops' and 'bytes' that are read and written.
+  """
+
+  run: Callable[[], object]
+  facts: Mapping[str, float] = {}
+
+
+# By name, the first being tljax's; a text in the place of one says why it is missing.
+Contenders = Mapping[str, Contender | str]
+
+
+class Bar(NamedTuple):
+  """What must hold.
+
+  Attributes:
+    value: the least of the peer's time over tljax's; of a cost, the most of tljax's
+      over the peer's; without a peer, seconds at most.
+    peer: a contender's name.
+    is_cost: whether tljax does more than the peer.
+  """
+
+  value: float
+  peer: str | None = 'torch'
+  is_cost: bool = False
+
+  def judge(self, figures: Mapping) -> dict | None:
+    """Returns the figure in question and whether it passes; None without the peer.
+
+    Args:
+      figures: of `measure`.
+    """
+    if self.peer is None:
+      found = next(iter(figures['contenders'].values()))['median']
+    elif self.peer in figures['ratios']:
+      found = figures['ratios'][self.peer]['median']
+      found = 1 / found if self.is_cost else found
+    else:
+      return None
+    at_most = self.is_cost or self.peer is None
+    passes = found <= self.value if at_most else found >= self.value
+    return {**self._asdict(), 'found': found, 'passes': bool(passes)}
 
 
 def alternate(
-  contenders: Mapping[str, Callable[[], None]], rounds: int, steps: int
+  contenders: Mapping[str, Callable[[], object]], rounds: int, steps: int
 ) -> dict[str, list[float]]:
   """Runs the contenders in turn.
 
@@ -36,38 +93,152 @@ def alternate(
   return seconds
 
 
-def stepper(method: Method, batch: Batch) -> Callable[[], None]:
-  """Returns a function that runs one jitted, donated step, and waits for it."""
-  state = method.init(jax.random.key(0), None, batch)
-  step = jax.jit(method.step, donate_argnums=0)
+def plan(once: Mapping[str, float], seconds: float) -> tuple[int, int]:
+  """Returns the rounds, and the steps of a turn, that fit in `seconds`.
+
+  Args:
+    once: by contender, seconds of a step.
+    seconds: for all of them; slow ones take more, for three rounds.
+  """
+  steps = max(1, math.ceil(_TURN / min(once.values())))
+  rounds = int(seconds / (steps * sum(once.values())))
+  return min(max(rounds, _ROUNDS[0]), _ROUNDS[1]), steps
+
+
+def measure(contenders: Contenders, seconds: float, once: bool = False) -> dict:
+  """Times the contenders, once with no warm-up, or for about so many seconds.
+
+  Returns:
+    'contenders': by name, facts and quartiles of the seconds of a step; 'ratios': by
+    peer, of its time over tljax's, round by round, above 1 where tljax is quicker;
+    'missing': by name, why.
+  """
+  missing = {k: v for k, v in contenders.items() if isinstance(v, str)}
+  contenders = {k: v for k, v in contenders.items() if k not in missing}
+  runs = {name: contender.run for name, contender in contenders.items()}
+  rounds, steps = 1, 1
+  if not once:
+    alternate(runs, 1, 1)  # caches, clocks and allocators warm up
+    warm = alternate(runs, 1, 1)
+    rounds, steps = plan({name: s for name, (s,) in warm.items()}, seconds)
+  timed = alternate(runs, rounds, steps)
+  ours, *_ = timed.values()
+  return {
+    'rounds': rounds,
+    'steps': steps,
+    'contenders': {
+      name: {**contenders[name].facts, **quartiles(values)}
+      for name, values in timed.items()
+    },
+    'ratios': {
+      name: quartiles([b / a for a, b in zip(ours, values, strict=True)])
+      for name, values in list(timed.items())[1:]
+    },
+    'missing': missing,
+  }
+
+
+def compiled(step: jax.stages.Compiled, seconds: float) -> dict[str, float]:
+  """Returns the facts of a compiled step that took `seconds` to compile."""
+  cost = step.cost_analysis() or {}
+  return {
+    'compile_seconds': seconds,
+    'memory_bytes': sum(step_memory(step).values()),
+    'flops': cost.get('flops', 0.0),
+    'bytes': cost.get('bytes accessed', 0.0),
+  }
+
+
+def stepper(method: Method, batch: Batch) -> Contender:
+  """Returns the method's jitted, donated step, as `train.fit` runs it."""
+  state = filled(abstract_state(method, None, batch))
+  began = time.perf_counter()
+  step = compiled_step(method, state, batch)
+  seconds = time.perf_counter() - began
 
   def run():
     nonlocal state
     state, metrics = step(state, batch)
-    jax.block_until_ready((state, metrics))
+    return jax.block_until_ready((state, metrics))
 
-  return run
+  return Contender(run, compiled(step, seconds))
 
 
-def beside(
-  ours: Callable[[], None], peers: Callable[[], None] | None, rounds: int, steps: int
-) -> dict:
-  """Times our step, compiled at its first call, and the peers' in turn with it.
+def filled(shapes):
+  """Returns arrays of the shapes, drawn on the host: XLA compiles draws for seconds.
 
-  Returns:
-    'compile_seconds'; the quartiles of 'tljax' and 'torch', seconds; of their 'ratio',
-    round by round, which is above 1 where tljax is faster. Without peers None.
+  Kernels keep their inputs' size; scales and variances are 1; all else is 0, and
+  LoRA's B, as it is at the start.
   """
-  began = time.perf_counter()
-  ours()
-  figures = {'compile_seconds': time.perf_counter() - began}
-  contenders = {'tljax': ours} | ({'torch': peers} if peers else {})
-  alternate(contenders, 1, 2)  # warm-up
-  seconds = alternate(contenders, rounds, steps)
-  ratio = [b / a for a, b in zip(*seconds.values(), strict=True)] if peers else None
-  for name, values in {'torch': None, **seconds, 'ratio': ratio}.items():
-    figures[name] = quartiles(values) if values else None
-  return figures
+  rng = np.random.default_rng(0)
+
+  def fill(path, leaf):
+    name = path_name(path)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.key(0)
+    if leaf.ndim > 1 and not name.startswith('opt_state') and not name.endswith('/b'):
+      uniform = rng.random(leaf.shape, np.float32) - 0.5
+      return jnp.asarray(uniform * (12 / math.prod(leaf.shape[:-1])) ** 0.5, leaf.dtype)
+    one = name.endswith(('/scale', '/var')) and not name.startswith('opt_state')
+    return jnp.full(leaf.shape, one, leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def best_rate(run: Callable[[], object], amount: float, seconds: float = 1.0) -> float:
+  """Returns the most of `amount` a second that calls within `seconds` reached."""
+  run()
+  best, ends = math.inf, time.perf_counter() + seconds
+  while (began := time.perf_counter()) < ends:
+    run()
+    best = min(best, time.perf_counter() - began)
+  return amount / best
+
+
+def ceiling(size: int | None = None) -> dict[str, float]:
+  """Measures what this device reaches: FLOP/s of a large product, bytes/s of a copy.
+
+  The product is in bfloat16 on an accelerator, as the steps there, else float32.
+
+  Args:
+    size: rows and columns of the product; the copy has 16 times as many numbers.
+  """
+  on_cpu = jax.default_backend() == 'cpu'
+  size = size or (2048 if on_cpu else 8192)
+  square = jnp.ones((size, size), jnp.float32 if on_cpu else jnp.bfloat16)
+  product = jax.jit(jnp.matmul)
+  # In place, for new pages of a CPU's memory are dearer than the copy.
+  bump = jax.jit(lambda x: x + 1, donate_argnums=0)
+  array = jnp.zeros((16, size, size))
+
+  def copy():
+    nonlocal array
+    array = jax.block_until_ready(bump(array))
+
+  def multiply():
+    jax.block_until_ready(product(square, square))
+
+  return {
+    'flops_per_second': best_rate(multiply, 2 * size**3),
+    'bytes_per_second': best_rate(copy, 2 * array.nbytes),
+  }
+
+
+def shares(figures: Mapping[str, float], ceiling: Mapping[str, float]) -> dict:
+  """Returns what a step reaches of the ceiling: 'of_flops', and 'of_bytes'.
+
+  XLA counts the bytes of every operation, so that `of_bytes` can be above 1 where a
+  cache holds what the next one reads.
+
+  Args:
+    figures: a contender's, of `measure`.
+    ceiling: see there.
+  """
+  return {
+    f'of_{kind}': figures[kind] / figures['median'] / ceiling[f'{kind}_per_second']
+    for kind in ('flops', 'bytes')
+    if figures.get(kind)
+  }
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
@@ -76,37 +247,26 @@ def quartiles(values: list[float]) -> dict[str, float]:
   return {'median': float(median), 'low': float(low), 'high': float(high)}
 
 
-def spread(quartiles: Mapping[str, float] | None, scale: float, digits: int) -> str:
-  """Text of median and quartiles, such as '1.50 (1.40-1.60)'; '-' of None."""
-  if quartiles is None:
-    return '-'
-  low, median, high = (scale * quartiles[k] for k in ('low', 'median', 'high'))
-  return f'{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})'
-
-
-def show(cases: list[dict], title: str) -> None:
-  """Prints what `beside` gave, a row a case."""
-  rows = [
-    {
-      'step': f['case'],
-      'compile s': f'{f["compile_seconds"]:.1f}',
-      'tljax ms': spread(f['tljax'], 1e3, 1),
-      'torch ms': spread(f['torch'], 1e3, 1),
-      'ratio': spread(f['ratio'], 1, 2),
-    }
-    for f in cases
-  ]
-  report.print_table(rows, f'{title}: median (quartiles); ratio is torch / tljax')
+def cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
 
 
 def environment(**facts) -> dict:
   """What figures depend on beside the code; `facts` join it."""
+  found = {'python': platform.python_version()}
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = None
   return {
     'device': jax.devices()[0].device_kind,
     'processor': platform.processor() or platform.machine(),
-    'threads': os.cpu_count(),
-    'python': platform.python_version(),
-    'jax': jax.__version__,
+    'cores': cores(),
+    **found,
     'date': datetime.date.today().isoformat(),
     **facts,
   }

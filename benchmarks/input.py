@@ -1,51 +1,57 @@
-"""Times the input pipeline, files to batches, beside PyTorch's DataLoader.
-
-python -m benchmarks.input --data ../hymenoptera_data/train --out input.json
-"""
+"""The input pipeline, files to normalised batches, beside PyTorch's DataLoader."""
 
 import collections
 import contextlib
-import dataclasses
 import itertools
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-from benchmarks import harness
-from experiments import cli
-from tljax import data, report
+from benchmarks import harness, steps
+from benchmarks.harness import Contender, Contenders
+from benchmarks.steps import Settings
+from tljax import data
 from tljax.data import augment, batches
-from tljax.errors import InputError
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD
 
-try:
-  import torch
-
-  from benchmarks import torch_twins
-except ImportError:
-  torch = None
-
+_BATCH = 32
 TRANSFORM = data.Transform(224, 256)
+CROP = augment.RandomResizedCrop(TRANSFORM.size, flip=0.5)
+# By case: the images' transform, the random crop, whether they stay in memory.
+CASES = {
+  'evaluation': (TRANSFORM, None, False),
+  'training': (TRANSFORM.uncropped, CROP, False),
+  'training-in-memory': (TRANSFORM.uncropped, CROP, True),
+}
 
 
-@dataclasses.dataclass(kw_only=True)
-class Flags:
-  """Times the input pipeline, beside PyTorch's where it is installed."""
+def reading(case: str, settings: Settings) -> Contenders:
+  """A pass over photographs in batches of 32; PyTorch has a process for each core."""
+  folder = settings.data or draw_photographs(settings.scratch)
+  size = settings.batch_size or _BATCH
+  found = {'tljax': Contender(_ours(case, folder, size))}
+  if 'torch' in settings.peers:
+    found['torch'] = steps.attempt(lambda: Contender(_theirs(case, folder, size)))
+  return found
 
-  data: pathlib.Path
-  """Folder of images per class."""
-  out: pathlib.Path | None = None
-  """JSON file for the figures; it must not exist."""
-  rounds: int = 5
-  """Turns of each pipeline."""
-  epochs: int = 2
-  """Passes over the images in a turn."""
-  batch_size: int = 32
-  workers: int = 2
-  """Processes of PyTorch's DataLoader; tljax has as many threads as cores."""
+
+def draw_photographs(folder: pathlib.Path, count: int = 128) -> pathlib.Path:
+  """Writes JPEG files of 500x375 pixels, half of each of two classes.
+
+  Smooth noise and some that is fine: about 60 KB each, as a photograph's.
+  """
+  rng = np.random.default_rng(0)
+  for i in range(count):
+    (folder / 'ab'[i % 2]).mkdir(exist_ok=True)
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
+    fine = rng.normal(0, 8, (375, 500, 1))
+    pixels = np.asarray(coarse.resize((500, 375), Image.BICUBIC)) + fine
+    image = Image.fromarray(np.uint8(pixels.clip(0, 255)))
+    image.save(folder / 'ab'[i % 2] / f'{i}.jpg', quality=90)
+  return folder
 
 
 def normalise(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -55,25 +61,16 @@ def normalise(key: jax.Array, images: jax.Array) -> jax.Array:
   return (images - mean) / std
 
 
-CROP = augment.RandomResizedCrop(TRANSFORM.size, flip=0.5)
-# By case: the images' transform, the random crop, whether they stay in memory.
-CASES = {
-  'evaluation, decoded as used': (TRANSFORM, None, False),
-  'training, decoded as used': (TRANSFORM.uncropped, CROP, False),
-  'training, in memory': (TRANSFORM.uncropped, CROP, True),
-}
-
-
-def tljax_turn(case: str, flags: Flags, count: int):
-  """Returns a function that reads a turn's batches onto the device."""
+def _ours(case, folder, size):
+  """Returns a function that reads a pass's batches onto the device."""
   transform, crop, in_memory = CASES[case]
+  source = data.folder.read(str(folder))['all']
   memory = 1 << 40 if in_memory else 0
-  source = data.folder.read(str(flags.data))['all']
   dataset, _ = data.loading.decode(source, transform, False, bool(memory))
-  stream = batches.stream(dataset, flags.batch_size, 0, normalise, crop=crop)
-  turns = itertools.count()
+  stream = batches.stream(dataset, size, 0, normalise, crop=crop)
+  count, turns = len(dataset) // size, itertools.count()
 
-  def turn():
+  def run():
     first = next(turns) * count
     under_way = collections.deque()
     with contextlib.closing(batches.read_ahead(stream, first, first + count)) as ahead:
@@ -83,76 +80,25 @@ def tljax_turn(case: str, flags: Flags, count: int):
           jax.block_until_ready(under_way.popleft())
     jax.block_until_ready(under_way)
 
-  return turn
+  return run
 
 
-def torch_turn(case: str, flags: Flags, count: int):
-  """Returns a function that reads a turn's batches with PyTorch's DataLoader."""
-  vision = torch_twins.torchvision()
+def _theirs(case, folder, size):
+  """Returns a function that reads a pass with PyTorch's DataLoader."""
+  vision = steps.torch_twins.hub('torchvision')
   transforms = vision.transforms
   if case.startswith('training'):
     change = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
   else:
     change = [transforms.Resize(256), transforms.CenterCrop(224)]
   change += [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-  loader = torch.utils.data.DataLoader(
-    vision.datasets.ImageFolder(flags.data, transforms.Compose(change)),
-    flags.batch_size,
+  loader = steps.torch.utils.data.DataLoader(
+    vision.datasets.ImageFolder(folder, transforms.Compose(change)),
+    size,
     shuffle=True,
     drop_last=True,
-    num_workers=flags.workers,
+    num_workers=harness.cores(),
     persistent_workers=True,
     multiprocessing_context='fork',  # as by default on Linux; they touch no JAX
   )
-
-  def turn():
-    passes = itertools.chain.from_iterable(itertools.repeat(loader))
-    for _ in itertools.islice(passes, count):
-      pass
-
-  return turn
-
-
-def measure(case: str, flags: Flags) -> dict:
-  """Returns the figures of a case: images per second, and the ratio."""
-  images = len(data.folder.read(str(flags.data))['all'])
-  count = flags.epochs * (images // flags.batch_size)
-  contenders = {'tljax': tljax_turn(case, flags, count)}
-  if torch is not None:
-    contenders['torch'] = torch_turn(case, flags, count)
-  harness.alternate(contenders, 1, 1)  # warm-up
-  seconds = harness.alternate(contenders, flags.rounds, 1)
-  rates = {k: [count * flags.batch_size / s for s in v] for k, v in seconds.items()}
-  figures = {'case': case, 'images': images, 'torch': None, 'ratio': None}
-  figures |= {name: harness.quartiles(values) for name, values in rates.items()}
-  if 'torch' in rates:
-    pairs = zip(rates['tljax'], rates['torch'], strict=True)
-    figures['ratio'] = harness.quartiles([ours / theirs for ours, theirs in pairs])
-  return figures
-
-
-def input(flags: Flags) -> None:
-  if flags.out and flags.out.exists():
-    raise InputError(f'{flags.out} exists; choose another --out')
-  if min(flags.rounds, flags.epochs, flags.batch_size, flags.workers) < 1:
-    raise InputError('--rounds, --epochs, --batch-size, --workers must be at least 1')
-  figures = [measure(case, flags) for case in CASES]
-  rows = [
-    {
-      'images per second': f['case'],
-      'tljax': harness.spread(f['tljax'], 1, 0),
-      'torch': harness.spread(f['torch'], 1, 0),
-      'ratio': harness.spread(f['ratio'], 1, 2),
-    }
-    for f in figures
-  ]
-  report.print_table(rows, f'{flags.data}: median (quartiles)')
-  if flags.out:
-    versions = {'torch': torch and torch.__version__, 'workers': flags.workers}
-    environment = harness.environment(**versions, batch_size=flags.batch_size)
-    content = json.dumps({**environment, 'cases': figures}, indent=2)
-    flags.out.write_text(content + '\n')
-
-
-if __name__ == '__main__':
-  cli.main(input, Flags)
+  return lambda: collections.deque(loader, maxlen=0)

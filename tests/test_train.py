@@ -1,6 +1,8 @@
+import collections
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from tljax import train
+from tljax import optimizers, train
 from tljax.checkpoint import Checkpoints
+from tljax.data import batches
 from tljax.errors import InputError
 from tljax.finetuning import plain
 from tljax.run import Run
@@ -140,6 +143,26 @@ def test_predictor_is_predict_over_a_whole_set_in_one_compilation(
   np.testing.assert_allclose(logits(state, images), wanted, rtol=1e-4, atol=1e-6)
   logits(state, images[:5])
   assert traced == [(8, 16, 16, 3)]
+
+
+def test_a_run_compiles_once_whatever_it_meets(model, domains, caplog):
+  """Ends of epochs, partial batches, evaluations and unfreezing compile nothing."""
+  splits = {name: part.take(np.arange(37)) for name, part in domains['digits'].items()}
+  unfreezing = optimizers.gradual_unfreezing(model.spec, every=2)
+  method = plain.method(model, optax.chain(optax.adam(1e-3), unfreezing))
+  stream = batches.stream(splits['train'], 16, seed=0)
+  with jax.log_compiles():
+    train.trial(method, stream, 8, splits, seed=0, every=2)
+  found = collections.Counter(
+    match[1]
+    for message in caplog.messages
+    if (match := re.match(r'Compiling jit\((.*?)\) ', message))
+  )
+  assert (found['step'], found['<lambda>']) == (1, 1)  # which predicts
+  caplog.clear()
+  with jax.log_compiles():
+    train.trial(method, stream, 8, splits, seed=1, every=2, name='again')
+  assert not [m for m in caplog.messages if re.match(r'Compiling jit\(step\)', m)]
 
 
 def test_trial_judges_the_test_split_once_at_the_end(method, stream, domains):

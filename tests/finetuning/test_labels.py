@@ -11,7 +11,7 @@ from tljax.adaptation import dann
 from tljax.adaptation.adversarial import Discriminator
 from tljax.errors import InputError
 from tljax.extraction.linear import LinearProbe
-from tljax.finetuning import labels, plain
+from tljax.finetuning import labels, plain, summary
 
 PARAMS = {
   'backbone': {'stage1': {'kernel': 1}, 'stage2': {'kernel': 2}},
@@ -187,3 +187,21 @@ def test_a_frozen_step_costs_a_forward_pass_and_the_head(clip):
   full = step_flops(model, adam, batch)
   np.testing.assert_allclose(frozen, forward + head, rtol=0.1)
   assert frozen < full / 2
+
+
+def test_a_frozen_backbone_keeps_no_activations():
+  """What a step holds within is what the forward pass holds; the head is small."""
+  model, adam = models.create('cnn', 10), optax.adam(1e-3)
+  batch = {'image': jnp.zeros((64, 16, 16, 3)), 'label': jnp.zeros(64, jnp.int32)}
+
+  def held(method):
+    state = summary.abstract_state(method, None, batch)
+    step = summary.compiled_step(method, state, batch)
+    return step.memory_analysis().temp_size_in_bytes
+
+  variables = model.init(jax.random.key(0), batch['image'])
+  forward = jax.jit(lambda v, x: model.apply(v, x)['logits'])
+  forward = forward.lower(variables, batch['image']).compile().memory_analysis()
+  frozen = held(plain.method(*labels.freeze(model, adam, 'backbone/.*')))
+  assert frozen < 1.1 * forward.temp_size_in_bytes
+  assert held(plain.method(model, adam)) > 2 * frozen

@@ -1,0 +1,140 @@
+"""Times tljax beside PyTorch and Keras doing the same work.
+
+python -m benchmarks --out benchmarks/cpu.json
+python -m benchmarks --cases 'resnet50/*' --peers torch torch.compile
+"""
+
+import dataclasses
+import gc
+import json
+import os
+import pathlib
+import tempfile
+
+# The device is PyTorch's, too.
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+
+import jax
+
+from benchmarks import harness, show
+from benchmarks.cases import BARS, CASES, SHORT, choose
+from benchmarks.steps import Settings
+from experiments import cli
+from tljax import report
+from tljax.errors import InputError
+
+_PEERS = ('torch', 'torch.compile')
+# Of a file's facts, those that its cases may differ in.
+_OF_A_RUN = ('date', 'ceiling', 'cases')
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags:
+  """Times tljax beside PyTorch and Keras: by default the short set of cases."""
+
+  out: pathlib.Path | None = None
+  """JSON file; a table .md and a plot .svg beside it."""
+  cases: tuple[str, ...] = ()
+  """Names or patterns, such as 'vgg16/*'."""
+  all: bool = False
+  """Every case: an hour and more on two cores."""
+  list: bool = False
+  """Print their names, and do no more."""
+  peers: tuple[str, ...] = ()
+  """torch, torch.compile; on a CPU torch alone."""
+  seconds: float = 10.0
+  """Of each case, beside compilation; at least three rounds."""
+  batch_size: int | None = None
+  """Else each case's own."""
+  data: pathlib.Path | None = None
+  """Photographs, a folder a class; else some are drawn."""
+
+
+def chosen(flags: Flags) -> list[str]:
+  """Names of the cases."""
+  return list(CASES) if flags.all else choose(flags.cases or SHORT)
+
+
+def settings(flags: Flags) -> Settings:
+  """What the cases are told.
+
+  Raises:
+    InputError: a flag is not of those that there are.
+  """
+  if unknown := set(flags.peers) - set(_PEERS):
+    raise InputError(f'--peers {min(unknown)}: there are {", ".join(_PEERS)}')
+  if min(flags.seconds, 1 if flags.batch_size is None else flags.batch_size) <= 0:
+    raise InputError('--seconds and --batch-size must be positive')
+  if flags.data and not flags.data.is_dir():
+    raise InputError(f'--data {flags.data}: there is no such folder')
+  default = _PEERS[:1] if jax.default_backend() == 'cpu' else _PEERS
+  peers = flags.peers or default
+  return Settings(peers=peers, batch_size=flags.batch_size, data=flags.data)
+
+
+def benchmark(flags: Flags) -> None:
+  if flags.list:
+    print('\n'.join(f'{n}{", in the short set" * (n in SHORT)}' for n in CASES))
+    return
+  names, told = chosen(flags), settings(flags)
+  # What compiles is timed; only a process of its own reads a cache, see 'start'.
+  jax.config.update('jax_enable_compilation_cache', False)
+  about = harness.environment()
+  found = _before(flags.out, about)
+  about['ceiling'] = harness.ceiling()
+  for number, name in enumerate(names, 1):
+    print(f'{number}/{len(names)} {name}', flush=True)
+    found[name] = measure(name, told, flags.seconds, about)
+    if flags.out:  # after each, for a run may be cut short
+      ordered = {name: found[name] for name in CASES if name in found}
+      save(flags.out, {**about, 'cases': ordered})
+  measured = {name: found[name] for name in names}
+  for title, rows in (
+    ("Median (quartiles); the ratio is the peer's time over tljax's", show.times),
+    ('What a step takes', show.resources),
+  ):
+    if table := rows(measured):
+      report.print_table(table, title)
+
+
+def measure(name: str, settings: Settings, seconds: float, about: dict) -> dict:
+  """Returns a case's figures: `harness.measure`, what is reached, and the bar."""
+  case = CASES[name]
+  with tempfile.TemporaryDirectory() as scratch:
+    settings = dataclasses.replace(settings, scratch=pathlib.Path(scratch))
+    figures = harness.measure(case.make(settings), seconds, case.is_once)
+  for contender in figures['contenders'].values():
+    contender |= harness.shares(contender, about['ceiling'])
+  bar = BARS['cpu' if jax.default_backend() == 'cpu' else 'gpu'].get(name)
+  jax.clear_caches()
+  gc.collect()
+  return {**figures, 'bar': bar and bar.judge(figures), 'date': about['date']}
+
+
+def save(out: pathlib.Path, written: dict) -> None:
+  """Writes the figures, their tables and their plot."""
+  out.parent.mkdir(parents=True, exist_ok=True)
+  out.write_text(json.dumps(written, indent=1) + '\n')
+  out.with_suffix('.md').write_text(show.markdown(written))
+  show.plot(written['cases']).savefig(out.with_suffix('.svg'))
+
+
+def _before(out, about):
+  """The cases that the file has, which must be of the same machine and versions."""
+  if out is None or not out.exists():
+    return {}
+  try:
+    written = json.loads(out.read_text())
+    same = {k: v for k, v in written.items() if k not in _OF_A_RUN}
+    cases = dict(written['cases'])
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise InputError(
+      f'{out} exists and has no figures; choose another --out'
+    ) from error
+  if same != {k: v for k, v in about.items() if k not in _OF_A_RUN}:
+    raise InputError(f'{out} is of other versions or cores; choose another --out')
+  return cases
+
+
+if __name__ == '__main__':
+  cli.main(benchmark, Flags)

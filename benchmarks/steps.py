@@ -1,0 +1,172 @@
+"""One training step of each network and strategy, in tljax and in PyTorch."""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.harness import Contender, Contenders, compiled, filled, stepper
+from tljax import adaptation, models
+from tljax.finetuning import labels, lora, plain
+from tljax.method import Method
+
+try:
+  import torch
+
+  from benchmarks import torch_twins
+except ImportError:
+  torch = None
+
+# By network, the stage up to which training the top stage freezes.
+NETWORKS = {
+  'vgg16': 'stage4',
+  'resnet50': 'stage3',
+  'mobilenet_v2': 'stage6',
+  'vit_base_patch16_224': 'block11',
+}
+# Only the forward pass; the head on a frozen backbone; the top stage too; all; LoRA.
+STRATEGIES = ('features', 'head', 'top', 'fine_tune', 'lora')
+CLASSES, RANK = 10, 8
+# Of Transfer-Learning-Library's examples: pixels, classes, batch of a domain.
+ADAPTED = {'lenet': (28, 10, 36), 'cnn': (16, 10, 32), 'resnet50': (224, 31, None)}
+STRENGTH, MAP_WIDTH = 0.5, 1024  # of the game; of CDAN's random map
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What is the same for all cases.
+
+  Attributes:
+    peers: contenders that are wanted beside tljax's.
+    batch_size: images in a batch, of each domain; None is the case's own.
+    pixels: height and width of the photographs.
+    data: folder of photographs for the input pipeline; None draws some.
+    scratch: an empty folder of the case.
+  """
+
+  peers: tuple[str, ...] = ('torch',)
+  batch_size: int | None = None
+  pixels: int = 224
+  data: pathlib.Path | None = None
+  scratch: pathlib.Path = pathlib.Path('runs')
+
+  @property
+  def photographs(self) -> int:
+    """Photographs in a batch: few on a CPU, where a step of them takes seconds."""
+    return self.batch_size or (8 if jax.default_backend() == 'cpu' else 128)
+
+
+def draw(count: int, pixels: int, classes: int, domains: int = 1) -> dict:
+  """Returns 'image' (N, H, W, 3), 'label' (N,), perhaps 'target': timing only."""
+  rng = np.random.default_rng(0)
+  names = ('image', 'target')[:domains]
+  shape = count, pixels, pixels, 3
+  arrays = {name: rng.random(shape, np.float32) for name in names}
+  return {**arrays, 'label': rng.integers(0, classes, count, np.int32)}
+
+
+def optimizer(learning_rate: float = 1e-3) -> optax.GradientTransformation:
+  """Of all steps: SGD with Nesterov momentum."""
+  return optax.sgd(learning_rate, momentum=0.9, nesterov=True)
+
+
+def build_model(network: str, classes: int) -> models.Classifier:
+  """Returns the network and a linear head, in bfloat16 but on a CPU."""
+  on_cpu = jax.default_backend() == 'cpu'
+  options = {} if on_cpu else {'dtype': jnp.bfloat16}
+  return models.create(network, classes, **options).clone(head=models.Linear(classes))
+
+
+def build_method(network: str, strategy: str) -> Method:
+  """Returns what trains by the strategy; of 'features' there is none."""
+  model = build_model(network, CLASSES)
+  if strategy == 'lora':
+    return lora.method(model, optimizer(), rank=RANK)
+  frozen = {
+    'head': ('backbone/.*',),
+    'top': (labels.up_to(model.spec, NETWORKS[network]),),
+    'fine_tune': (),
+  }[strategy]
+  if not frozen:
+    return plain.method(model, optimizer())
+  return plain.method(*labels.freeze(model, optimizer(), *frozen))
+
+
+def supervised(network: str, strategy: str, settings: Settings) -> Contenders:
+  """A step of the strategy on photographs, beside PyTorch's."""
+  arrays = draw(settings.photographs, settings.pixels, CLASSES)
+  batch = jax.tree.map(jnp.asarray, arrays)
+  if strategy == 'features':
+    ours = _forward(build_model(network, CLASSES), batch['image'])
+  else:
+    ours = stepper(build_method(network, strategy), batch)
+  width = models.spec(network).feature_dim
+  given = network, strategy, width, CLASSES, RANK
+  return {'tljax': ours, **_peers('supervised', given, arrays, settings)}
+
+
+def _forward(model, images) -> Contender:
+  """The pooled features, of variables that are arguments, lest XLA folds them."""
+  variables = filled(jax.eval_shape(model.init, jax.random.key(0), images))
+  began = time.perf_counter()
+  embed = jax.jit(lambda v, x: model.apply(v, x, method='embed')['features'])
+  step = embed.lower(variables, images).compile()
+  facts = compiled(step, time.perf_counter() - began)
+  return Contender(lambda: jax.block_until_ready(step(variables, images)), facts)
+
+
+def first_step(network: str, strategy: str, count: int, pixels: int) -> None:
+  """Runs one step, of weights that are drawn."""
+  batch = jax.tree.map(jnp.asarray, draw(count, pixels, CLASSES))
+  stepper(build_method(network, strategy), batch).run()
+
+
+def adapted(network: str, name: str, settings: Settings) -> Contenders:
+  """A step of domain adaptation that trains all weights, beside PyTorch's."""
+  pixels, classes, count = ADAPTED[network]
+  if count is None:
+    pixels, count = settings.pixels, settings.photographs
+  arrays = draw(settings.batch_size or count, pixels, classes, domains=2)
+  batch = jax.tree.map(jnp.asarray, arrays)
+  source = {'image': batch['image'], 'label': batch['label']}
+  options = {} if name == 'mcd' else {'strength': STRENGTH}
+  model = build_model(network, classes)
+  method = adaptation.create(name, model, optimizer(), **options)
+  ours = stepper(method, {'source': source, 'target': {'image': batch['target']}})
+  width = models.spec(network).feature_dim
+  given = network, name, width, classes, STRENGTH, MAP_WIDTH
+  return {'tljax': ours, **_peers('adaptation', given, arrays, settings)}
+
+
+def _peers(kind: str, given: tuple, arrays: dict, settings: Settings) -> Contenders:
+  """PyTorch's contenders that are wanted, each with a network of its own."""
+  found = {}
+  for name in ('torch', 'torch.compile'):
+    if name in settings.peers:
+      found[name] = attempt(
+        functools.partial(_torch_contender, kind, given, arrays, name != 'torch')
+      )
+  return found
+
+
+def _torch_contender(kind, given, arrays, is_compiled) -> Contender:
+  step, modules = getattr(torch_twins, kind)(*given, is_compiled=is_compiled)
+  batch = torch_twins.placed_batch(arrays)
+  run = torch_twins.stepper(step, batch)
+  return Contender(run, torch_twins.facts(run, modules, batch))
+
+
+def attempt(make: Callable[[], Contender]) -> Contender | str:
+  """Returns the peer, or why there is none: that spoils no other's figures."""
+  if torch is None:
+    return 'PyTorch is not installed'
+  try:
+    return make()
+  except Exception as error:  # compilers raise all kinds
+    return f'{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}'

@@ -1,0 +1,70 @@
+"""What surrounds a step, in miniature."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import founding, input, steps, whole
+from tljax import models
+from tljax.data.dataset import Dataset
+from tljax.errors import InputError
+from tljax.finetuning import plain
+
+ALONE = steps.Settings(batch_size=2, pixels=32, peers=())
+
+
+@pytest.mark.parametrize(
+  'make', [whole.loop, whole.heads, pytest.param(whole.seeds, marks=pytest.mark.slow)]
+)
+def test_both_contenders_run_again_and_again(make, monkeypatch):
+  monkeypatch.setattr(whole, '_LENGTH', 2)
+  monkeypatch.setattr(whole, '_WIDTH', 4)
+  contenders = make(ALONE)
+  assert len(contenders) == 2
+  for contender in contenders.values():
+    for _ in range(2):
+      contender.run()
+
+
+def test_a_run_is_compiled_once(caplog):
+  batch = steps.draw(2, 16, 10)
+  method = plain.method(models.create('cnn', 10), steps.optimizer())
+  contender = whole.fitted(method, batch, length=1)
+  contender.run()
+  caplog.clear()
+  with jax.log_compiles():
+    contender.run()
+  assert not [m for m in caplog.messages if 'Compiling jit(step)' in m]
+
+
+def test_a_process_that_fails_is_told():
+  whole.process('pass').run()
+  with pytest.raises(InputError, match='a fresh process failed: no such thing'):
+    whole.process('raise SystemExit("no such thing")').run()
+
+
+@pytest.mark.parametrize('case', ['evaluation', 'training-in-memory'])
+def test_photographs_are_read(case, monkeypatch, tmp_path):
+  draw = input.draw_photographs
+  monkeypatch.setattr(input, 'draw_photographs', lambda folder: draw(folder, 4))
+  settings = dataclasses.replace(ALONE, scratch=tmp_path)
+  (ours,) = input.reading(case, settings).values()
+  ours.run()
+  assert len([*tmp_path.glob('[ab]/*.jpg')]) == 4
+
+
+def tiny():
+  images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.int32([0, 1, 2, 0])
+  return Dataset(images, labels, ('a', 'b', 'c'))
+
+
+@pytest.mark.slow
+@pytest.mark.keras
+def test_keras_trains_the_founding_head():
+  pytest.importorskip('keras')
+  ours = founding.ours(tiny(), 2, 1)()
+  theirs = founding.theirs(tiny(), 2, 1)()
+  shapes = sorted(leaf.shape for leaf in jax.tree.leaves(ours))
+  assert shapes == sorted(leaf.shape for leaf in theirs)
