@@ -56,6 +56,28 @@ def test_keeps_the_last_few_and_the_first_of_a_step(tmp_path):
     np.testing.assert_array_equal(checkpoints.restore({'w': jnp.zeros(2)})['w'], 3.0)
 
 
+def test_the_best_is_kept_beside_the_last(tmp_path):
+  figures = {1: 0.5, 2: 0.9, 3: 0.9, 4: None, 5: 0.1, 6: 0.8}
+  for part in (range(1, 4), range(4, 7)):  # it is known again after a restart
+    with Checkpoints(tmp_path) as checkpoints:
+      assert checkpoints.best_step() == (None if 1 in part else 3)
+      for step in part:
+        checkpoints.save(step, {'w': jnp.full(2, float(step))}, figures[step])
+  with Checkpoints(tmp_path) as checkpoints:
+    assert (checkpoints.best_step(), checkpoints.latest_step()) == (3, 6)
+    like = {'w': jnp.zeros(2)}
+    np.testing.assert_array_equal(checkpoints.restore(like)['w'], 6.0)
+    np.testing.assert_array_equal(checkpoints.restore_part(like, 3)['w'], 3.0)
+  assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ['3', '5', '6']
+
+
+def test_without_figures_none_is_the_best(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, {'w': jnp.zeros(2)})
+    assert checkpoints.best_step() is None
+
+
 def test_a_torn_checkpoint_is_passed_over(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, {'w': jnp.ones(2)})

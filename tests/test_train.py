@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pathlib
 import random
@@ -154,6 +155,21 @@ def test_trial_judges_the_test_split_once_at_the_end(method, stream, domains):
     np.testing.assert_allclose(accuracy, np.mean(predicted == splits[split].labels))
   assert len(trial.logits) == len(splits['test'])
   assert trial.seconds == trial.records[-1]['seconds'] > 0
+
+
+def test_what_is_best_by_infomax_knows_no_label(method, stream, domains, tmp_path):
+  splits, kept = dict(domains['digits']), []
+  for sign, name in ((1, 'true'), (-1, 'shuffled')):
+    labels = splits['validation'].labels[::sign]
+    splits['validation'] = dataclasses.replace(splits['validation'], labels=labels)
+    run = Run.open(tmp_path / name, {}, resume=False)
+    options = {'run': run, 'every': 1, 'best': 'validation_infomax'}
+    records = train.trial(method, stream, 4, splits, seed=4, **options).records
+    infomax = [r['validation_infomax'] for r in records]
+    with Checkpoints(run.checkpoints('train-4')) as checkpoints:
+      assert checkpoints.best_step() == 1 + np.argmax(infomax)
+    kept.append(infomax)
+  assert kept[0] == kept[1]
 
 
 def test_trial_without_a_test_split_judges_the_validation(method, stream, domains):

@@ -5,12 +5,14 @@ that saved. A folder may be a bucket's, gs://..., else one that all processes sh
 """
 
 import contextlib
+import math
 import sys
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from tljax import processes
 from tljax.errors import InputError
@@ -28,9 +30,19 @@ class Checkpoints:
   """
 
   def __init__(self, folder: epath.PathLike, *, keep: int = 2):
-    """Opens the folder, which is made where it is missing, and keeps the last few."""
+    """Opens the folder, which is made where it is missing.
+
+    It keeps the last few checkpoints, and of all the one of the largest figure.
+    """
+    best = policies.BestN(
+      get_metric_fn=_figure, n=1, keep_checkpoints_without_metrics=False
+    )
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, cleanup_tmp_directories=True
+      best_fn=_figure,
+      preservation_policy=policies.AnyPreservationPolicy(
+        [policies.LatestN(keep), best]
+      ),
+      cleanup_tmp_directories=True,
     )
     self._folder = epath.Path(folder).absolute()
     self._manager = _Manager(self._folder, options=options)
@@ -39,15 +51,30 @@ class Checkpoints:
     """Step of the newest whole checkpoint; None where there is none."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any) -> None:
+  def best_step(self) -> int | None:
+    """Step of the checkpoint of the largest figure, the last of several such; None
+    where none has a figure.
+    """
+    best = self._manager.best_step()
+    has_figure = best and math.isfinite(_figure(self._manager.metrics(best)))
+    return best if has_figure else None
+
+  def save(self, step: int, state: Any, figure: float | None = None) -> None:
     """Saves a pytree of arrays in the background; a step that is there is kept.
+
+    Args:
+      step: its completed steps.
+      state: the pytree.
+      figure: the larger, the better the state is; None is worse than any.
 
     Raises:
       InputError: this or the save before cannot be written.
     """
     if step != self.latest_step():
       with self._writing():
-        self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        metrics = {} if figure is None else {'figure': float(figure)}
+        args = ocp.args.StandardSave(state)
+        self._manager.save(step, args=args, metrics=metrics, force=True)
 
   def wait(self) -> None:
     """Waits until what was saved is on disk."""
@@ -78,12 +105,15 @@ class Checkpoints:
       + '; '.join(f'step {step}: {error}' for step, error in failed.items())
     )
 
-  def restore_part(self, like: Any) -> Any:
-    """Returns, of the newest checkpoint, the parts that `like` has, and reads no more.
+  def restore_part(self, like: Any, step: int | None = None) -> Any:
+    """Returns, of a checkpoint, the parts that `like` has, and reads no more.
 
-    Such as `{'params': {'backbone': ...}}` of a train state. Shapes that have no
-    sharding go to one device, wherever they were when they were saved.
+    Args:
+      like: such as `{'params': {'backbone': ...}}` of a train state. Shapes that have
+        no sharding go to one device, wherever they were when they were saved.
+      step: of the checkpoint; by default the newest.
     """
+    step = self.latest_step() if step is None else step
     abstract = jax.tree.map(_abstract, like)
     args = ocp.args.PyTreeRestore(
       abstract,
@@ -91,9 +121,7 @@ class Checkpoints:
       partial_restore=True,
     )
     with ocp.PyTreeCheckpointer() as reader:
-      return reader.restore(
-        self._folder / str(self.latest_step()) / 'default', args=args
-      )
+      return reader.restore(self._folder / str(step) / 'default', args=args)
 
   def _set_aside(self, failed):
     """Renames unreadable checkpoints, so that their steps can be saved again."""
@@ -128,6 +156,10 @@ class Checkpoints:
     """Waits until what was saved is on disk."""
     with self._writing():
       self._manager.close()
+
+
+def _figure(metrics):
+  return (metrics or {}).get('figure', -math.inf)
 
 
 def _abstract(leaf):

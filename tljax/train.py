@@ -18,7 +18,7 @@ from tljax.data.batches import Stream, read_ahead, stack
 from tljax.data.dataset import Dataset, judging_split
 from tljax.data.images import Images
 from tljax.errors import InputError
-from tljax.measures import scores
+from tljax.measures import scores, validators
 from tljax.method import Batch, Method, TrainState, Variables
 from tljax.run import Run
 
@@ -37,6 +37,7 @@ def fit(
   every: int | None = None,
   run: Run | None = None,
   name: str = 'train',
+  best: str | None = None,
   mesh: jax.sharding.Mesh | None = None,
   profile: tuple[int, int] | None = None,
 ) -> tuple[TrainState, list[dict]]:
@@ -57,6 +58,7 @@ def fit(
     every: steps between records; by default a tenth of `steps`.
     run: folder for records and checkpoints; without it nothing is written.
     name: of this training within the run.
+    best: the figure by which the best checkpoint is kept beside the last two.
     mesh: devices that share each batch, and the state too along its axis 'fsdp'; by
       default all of them share the batch alone.
     profile: first step, and the one after the last, of a trace in `run`'s profile/.
@@ -101,7 +103,7 @@ def fit(
             'lower the learning rate'
           )
 
-    def keep(completed):
+    def keep(completed, figure=None):
       settle()
       if run and completed > first:
         with watcher.spending('save'):
@@ -110,7 +112,7 @@ def fit(
               f'{name}: step {completed} left parameters that are not finite; '
               'lower the learning rate'
             )
-          checkpoints.save(completed, state)
+          checkpoints.save(completed, state, figure)
 
     ahead = stack.enter_context(_ahead(batches, first, steps, mesh))
     stack.enter_context(watch.full_memory_explained(name))
@@ -139,7 +141,7 @@ def fit(
         if run:
           run.log(name, record)
         watcher.record(record)
-        keep(completed)
+        keep(completed, record.get(best))
         started += time.perf_counter() - paused
       if (reason := stop()) is not None:
         keep(completed)
@@ -203,8 +205,9 @@ def trial(
 ) -> Trial:
   """Initialises, fits and judges a method with one seed; `options` are `fit`'s.
 
-  The 'validation' split gives the curve, of a regression that of R squared; the 'test'
-  split, where there is one, the final accuracy. No choice is made by either.
+  The 'validation' split gives the curves: of accuracy and, which takes no labels, of
+  InfoMax; of a regression that of R squared. The 'test' split, where there is one,
+  gives the final accuracy, of the last state.
   """
   mesh = mesh or sharding.data_mesh()
   logits, validation = predictor(method), splits['validation']
@@ -212,7 +215,10 @@ def trial(
   def evaluate(state):
     outputs, labels = logits(state, validation.images), validation.labels
     if validation.classes:
-      return {'validation_accuracy': scores.accuracy(outputs, labels)}
+      return {
+        'validation_accuracy': scores.accuracy(outputs, labels),
+        'validation_infomax': validators.information(outputs),
+      }
     return {'validation_r2': scores.regression(outputs, labels)['r2']}
 
   with _ahead(batches, 0, 1, mesh) as ahead:
@@ -290,7 +296,7 @@ def compare(
 ) -> dict[str, list[Trial]]:
   """Runs plans by seed and name, all with the same steps and on the same splits.
 
-  `options` are `fit`'s: the mesh, the steps to profile.
+  `options` are `fit`'s: the mesh, the steps to profile, the figure of the best.
 
   Returns:
     By name, a trial a seed.
