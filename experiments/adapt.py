@@ -23,7 +23,7 @@ class Flags(settings.Flags):
   """Adapts a network from labelled sources to an unlabelled target."""
 
   source: tuple[str, ...]
-  """Labelled domains: digits, folder:PATH, ...; a wrong name lists all kinds."""
+  """Labelled domains; a wrong name lists all kinds."""
   target: str
   """Unlabelled; its labels only judge the result."""
   method: str = 'dann'

@@ -31,7 +31,7 @@ class Flags(cli.TrainingFlags):
   """Fine-tunes a network on labelled images; without --weights, from scratch."""
 
   data: str
-  """digits, folder:PATH, csv:PATH, ...; a wrong name lists all kinds."""
+  """digits, folder:PATH, ...; a wrong name lists all."""
   method: str = 'plain'
   """Fine-tuning method, or a file with one of your own; a wrong name lists them all."""
   strength: float | None = None
@@ -48,7 +48,7 @@ class Flags(cli.TrainingFlags):
   mix: Literal['none', 'mixup', 'cutmix', 'both'] = 'none'
   """Blend of training images and labels."""
   dry_run: bool = False
-  """Train nothing; show what would, and a step's memory."""
+  """Train nothing; show what would, and memory."""
 
   def optimizer(self, steps: int, spec: models.Spec) -> optax.GradientTransformation:
     """Returns AdamW along a cosine over `steps`, slower further down."""
