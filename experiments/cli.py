@@ -24,11 +24,11 @@ from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError, Preempted
 from tljax.finetuning.co_tuning import learn_relationship
+from tljax.inference import in_batches
 from tljax.method import Variables
 from tljax.models import mlp
 from tljax.models.base import Rescaled
 from tljax.run import Run
-from tljax.train import in_batches
 
 Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
 

@@ -11,9 +11,10 @@ from experiments import results
 from tljax import report
 from tljax.data.dataset import Dataset, judging_split
 from tljax.extraction.features import extract
+from tljax.inference import predictor
 from tljax.measures import scores, two_sample, validators
 from tljax.method import Method
-from tljax.train import Trial, predictor, trial, trials_at_once
+from tljax.train import Trial, trial, trials_at_once
 
 
 def features(model, trial: Trial, domains: Sequence[Mapping[str, Dataset]]) -> list:

@@ -18,9 +18,9 @@ from tljax.data.augment import to_float
 from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.extraction import saved
+from tljax.inference import in_batches
 from tljax.measures import saliency
 from tljax.run import Run
-from tljax.train import in_batches
 
 SCRIPTS = ('adapt', 'extract', 'finetune', 'quickstart')  # what leaves networks
 

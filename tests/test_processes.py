@@ -77,8 +77,9 @@ def batch(step):
 
 
 def fit(name, steps, run=None, batches=batch, every=None, **options):
-  first = jax.tree.map(np.zeros_like, batch(0))
-  state = method().init(jax.random.key(0), None, first)
+  mesh = options.setdefault('mesh', sharding.data_mesh())
+  first = sharding.shard_batch(batch(0), mesh)
+  state = train.begin(method(), jax.random.key(0), None, first, mesh)
   images = np.arange(11 * 16 * 16 * 3, dtype=np.uint8).reshape(11, 16, 16, 3)
   logits = train.predictor(method(), 8)
 

@@ -117,32 +117,6 @@ def test_an_image_that_cannot_be_read_costs_no_step(
   assert raw(resumed) == raw(whole)
 
 
-@pytest.mark.parametrize('size', [1, 3, 4, 8, 9])
-def test_in_batches_counts_every_row_once_in_one_compilation(size):
-  double = jax.jit(lambda x: 2 * x.sum(1))
-  rows = np.arange(3 * size, dtype=np.float32).reshape(size, 3)
-  result = train.in_batches(double, rows, 4)
-  np.testing.assert_array_equal(result, 2 * rows.sum(1))
-  assert double._cache_size() == 1
-
-
-def test_predictor_is_predict_over_a_whole_set_in_one_compilation(
-  method, state, domains, monkeypatch
-):
-  traced = []
-
-  def predict(state, images):
-    traced.append(images.shape)
-    return method.predict(state, images)
-
-  images = domains['digits']['validation'].images[:21]
-  logits = train.predictor(method._replace(predict=predict), batch_size=8)
-  wanted = method.predict(state, images.astype(np.float32) / 255)
-  np.testing.assert_allclose(logits(state, images), wanted, rtol=1e-4, atol=1e-6)
-  logits(state, images[:5])
-  assert traced == [(8, 16, 16, 3)]
-
-
 def test_trial_judges_the_test_split_once_at_the_end(method, stream, domains):
   splits = domains['digits']
   trial = train.trial(method, stream, 3, splits, seed=4)

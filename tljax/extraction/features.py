@@ -15,9 +15,9 @@ from tljax.data.dataset import Dataset
 from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.extraction.cache import cached, digest
+from tljax.inference import padded_batches
 from tljax.method import Variables
 from tljax.progress import Bar
-from tljax.train import padded_batches
 
 Pooling = Literal['mean', 'max', 'flatten']
 
