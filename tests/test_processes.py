@@ -103,11 +103,15 @@ def job(flags):
 
     return slow
 
+  # Such a mesh that each process reads a part of its own of a checkpoint.
+  torn = {'mesh': sharding.parse_mesh('fsdp=4'), 'every': 2}
   if flags.cut:
     fit('whole', STEPS, run, mesh=mesh, every=2)
+    fit('torn', 4, run, **torn)
     fit('slow', SLOW, run, mesh=mesh)
     fit('cut', SLOW, run, disturbed(signal.SIGTERM, 4), mesh=mesh)
   else:
+    fit('torn', STEPS, run, **torn)
     fit('cut', SLOW, run, mesh=mesh)
     fit('killed', SLOW, run, disturbed(signal.SIGKILL, 4), mesh=mesh)
 
@@ -162,6 +166,9 @@ def preempted(out):
 
 @pytest.fixture(scope='module')
 def killed(out, preempted):
+  step = out / 'checkpoints' / 'torn' / '4' / 'default'
+  for path in (step / 'ocdbt.process_1' / 'd').iterdir():
+    os.truncate(path, 50)  # what process 1 wrote, and alone reads
   return launch(out, '--resume')
 
 
@@ -211,7 +218,8 @@ def test_one_process_is_preempted_and_both_save_the_same_step(out, preempted):
 def test_the_first_alone_writes_records(out, preempted):
   records = Run(out).records()
   assert [r['step'] for r in records if r['run'] == 'whole'] == [2, 4, STEPS]
-  assert {path.name for path in (out / 'tensorboard').iterdir()} == {'whole', 'slow'}
+  scalars = {path.name for path in (out / 'tensorboard').iterdir()}
+  assert scalars == {'whole', 'torn', 'slow'}
   config = json.loads((out / 'config.json').read_text())
   assert config == {'batch_size': 16, 'script': 'test_processes', 'seed': 0, 'seeds': 3}
 
@@ -223,6 +231,15 @@ def test_resumed_it_ends_bit_identical(out, preempted, killed, raw):
   by_run = {n: [r for r in records if r['run'] == n] for n in ('cut', 'slow')}
   (cut,), (slow,) = by_run['cut'], by_run['slow']
   assert {**cut, 'seconds': 0, 'run': ''} == {**slow, 'seconds': 0, 'run': ''}
+
+
+def test_torn_at_one_process_a_checkpoint_gives_way_at_both(out, killed):
+  assert 'step 4 cannot be read' in killed.err[0], killed.err
+  records = Run(out).records('torn')
+  assert [record['step'] for record in records] == [2, 4, STEPS]
+  found, wanted = (values(restored(out, name, 1)) for name in ('torn', 'whole'))
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_a_process_that_is_killed_brings_the_other_down(killed):

@@ -84,21 +84,23 @@ class Checkpoints:
   def restore(self, like: Any) -> Any:
     """Returns the newest checkpoint: structure, shapes, dtypes, shardings of `like`.
 
-    One that cannot be read is set aside for the one before it, and that is said.
+    One that cannot be read, be it at one process alone, is set aside for the one before
+    it at all, and that is said.
 
     Raises:
       InputError: none can be read.
     """
-    abstract = jax.tree.map(_abstract, like)
+    args = ocp.args.StandardRestore(jax.tree.map(_abstract, like))
     failed = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
+      restored, error = None, ''
       try:
-        args = ocp.args.StandardRestore(abstract)
-        restored = self._manager.restore(step, args=args)
-      except Exception as error:  # orbax and tensorstore raise all kinds
-        failed[step] = ' '.join(str(error).split())[:200]
-      else:
-        self._set_aside(failed)
+        restored = self._read(step, ocp.StandardCheckpointHandler, args)
+      except Exception as raised:  # orbax and tensorstore raise all kinds
+        error = ' '.join(str(raised).split())[:200]
+      failed[step] = next(filter(None, processes.from_all(error)), None)
+      if failed[step] is None:
+        self._set_aside({k: error for k, error in failed.items() if error})
         return restored
     raise InputError(
       f'{self._folder} has no checkpoint that fits: '
@@ -120,7 +122,16 @@ class Checkpoints:
       restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
       partial_restore=True,
     )
-    with ocp.PyTreeCheckpointer() as reader:
+    return self._read(step, ocp.PyTreeCheckpointHandler, args)
+
+  def _read(self, step, handler, args):
+    """Reads this process's part and waits for no other, which may not get so far."""
+    mine = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f'{mine}'
+    )
+    handler = handler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
       return reader.restore(self._folder / str(step) / 'default', args=args)
 
   def _set_aside(self, failed):

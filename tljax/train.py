@@ -337,6 +337,7 @@ def compare(
 
 
 def _resume(checkpoints, run, name, state):
-  step = checkpoints.latest_step()
-  run.rewind(name, step or 0)
-  return state if step is None else checkpoints.restore(like=state)
+  found = checkpoints.latest_step() is not None
+  state = checkpoints.restore(like=state) if found else state
+  run.rewind(name, int(state.step) if found else 0)  # which may not be the latest
+  return state
