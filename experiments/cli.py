@@ -283,7 +283,7 @@ def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:
     )
     os._exit(1)  # an orderly exit would wait for the dead
   except Preempted:
-    _exit(75, 'preempted; what was done is saved, go on with --resume')
+    _exit(Preempted.status, Preempted.line)
   except KeyboardInterrupt:
     _exit(130, 'interrupted; what was done is saved, go on with --resume')
 

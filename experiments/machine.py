@@ -45,6 +45,7 @@ class Machine:
         nowhere = stack.enter_context(open(os.devnull, 'w'))
         stack.enter_context(contextlib.redirect_stdout(nowhere))
         stack.enter_context(contextlib.redirect_stderr(nowhere))
+      stack.enter_context(processes.preemptible())
       yield
 
   def options(self) -> dict:

@@ -53,6 +53,8 @@ class Flags(cli.Flags):
   batch_size: int = 16
   cut: bool = False
   """Preempt process 1 within the second training; otherwise kill it in a third."""
+  idle: bool = False
+  """Preempt it before any, as it loads data and the other waits for it."""
 
 
 @functools.cache  # what is compiled for it serves all trainings
@@ -91,8 +93,15 @@ def fit(name, steps, run=None, batches=batch, every=None, **options):
 
 
 def job(flags):
-  run, mesh = flags.open_run(without=('cut',)), flags.machine.options()['mesh']
+  run = flags.open_run(without=('cut', 'idle'))
+  mesh = flags.machine.options()['mesh']
   print('printed by', jax.process_index())
+  if flags.idle:
+    if jax.process_index() == 1:
+      signal.raise_signal(signal.SIGTERM)
+      for _ in range(600):
+        time.sleep(0.1)
+    processes.from_all('loaded')
 
   def disturbed(number, at):
     def slow(step):
@@ -249,6 +258,13 @@ def test_a_process_that_is_killed_brings_the_other_down(killed):
   assert 'another process of the run died' in killed.err[0] or (
     'indicates that another task died' in killed.err[0]
   ), killed.err[0]
+
+
+def test_preempted_outside_of_a_training_both_leave(tmp_path):
+  ended = launch(tmp_path, '--idle')
+  assert ended.status == [75, 75] and ended.seconds < 50, ended
+  assert [err.count('preempted; what was done is saved') for err in ended.err] == [1, 1]
+  assert not any('Traceback' in err for err in ended.err)
 
 
 def test_one_process_needs_no_agreement():
