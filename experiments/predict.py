@@ -12,6 +12,7 @@ import sys
 import numpy as np
 
 from experiments import cli, results, trained
+from tljax import processes
 from tljax.data import folder, loading
 from tljax.data.source import Source
 from tljax.errors import InputError
@@ -45,7 +46,8 @@ def predict(flags: Flags) -> None:
     {'image': source.name(i), **results.describe(row, network)}
     for i, row in enumerate(logits)
   ]
-  write(flags.out, rows)
+  if processes.is_first():
+    write(flags.out, rows)
   print(f'{network.name}: {len(rows)} predictions in {flags.out}', file=sys.stderr)
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tljax import sharding
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform
 from tljax.data.augment import to_float
@@ -60,7 +61,8 @@ class Trained(NamedTuple):
 
   def logits(self, images: np.ndarray | Images) -> np.ndarray:
     """Maps images (N, H, W, 3) uint8 to logits (N, K)."""
-    return in_batches(jax.jit(lambda x: self.predict(to_float(x))), images, 64)
+    run = jax.jit(lambda x: self.predict(to_float(x)))
+    return in_batches(run, images, 64, sharding.of_processes())
 
   def evidence(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Maps (N, h, w) of where in images (N, H, W, 3) uint8 the labels (N,) are seen."""

@@ -27,6 +27,8 @@ from tljax import processes, sharding, train
 from tljax.adaptation import dann
 from tljax.checkpoint import Checkpoints
 from tljax.errors import InputError
+from tljax.extraction.features import extract
+from tljax.inference import in_batches
 from tljax.method import path_name
 from tljax.models.base import Classifier, Linear, Spec
 from tljax.run import Run
@@ -57,12 +59,15 @@ class Flags(cli.Flags):
   """Preempt it before any, as it loads data and the other waits for it."""
 
 
+def model():
+  spec = Spec(16, 16, (0.5,) * 3, (0.5,) * 3, ('dense',), feature_dim=128)
+  return Classifier(Backbone(), Linear(10), spec)
+
+
 @functools.cache  # what is compiled for it serves all trainings
 def method():
-  spec = Spec(16, 16, (0.5,) * 3, (0.5,) * 3, ('dense',), feature_dim=128)
-  model = Classifier(Backbone(), Linear(10), spec)
   # SGD, as Adam makes much of the devices' rounding where gradients vanish.
-  return dann.method(model, optax.sgd(0.05, momentum=0.9), strength=0.1)
+  return dann.method(model(), optax.sgd(0.05, momentum=0.9), strength=0.1)
 
 
 def batch(step):
@@ -92,6 +97,40 @@ def fit(name, steps, run=None, batches=batch, every=None, **options):
   return train.fit(method(), state, batches, steps, run=run, **options)[0]
 
 
+class Counted:
+  """Images, not in memory as far as anyone can tell, which know who was looked at."""
+
+  shape, ndim, dtype = (11, 16, 16, 3), 4, np.dtype(np.uint8)
+
+  def __init__(self):
+    self.seen = []
+
+  def __len__(self):
+    return 11
+
+  def __getitem__(self, rows):
+    self.seen += rows.tolist()
+    return np.random.default_rng(0).integers(0, 256, self.shape, np.uint8)[rows]
+
+
+def features(images):
+  """Those of all images, at every process."""
+  variables = model().init(jax.random.key(2), np.zeros((1, 16, 16, 3), np.float32))
+  return extract(model(), jax.device_get(variables), images, batch_size=4)
+
+
+def look(folder):
+  """Keeps what all processes see together."""
+  images, double = Counted(), jax.jit(lambda x: 2 * x)
+  np.save(folder / 'features.npy', features(images))
+  mine = {0: [0, 1, 2, 3, 8, 9, 10], 1: [4, 5, 6, 7]}
+  assert sorted(images.seen) == mine[jax.process_index()], images.seen
+  # Devices of the processes in turn.
+  mesh = jax.sharding.Mesh(np.array(jax.devices())[[2, 0, 3, 1]], ('data',))
+  rows = np.arange(33, dtype=np.float32).reshape(11, 3)
+  np.testing.assert_array_equal(in_batches(double, rows, 4, mesh), 2 * rows)
+
+
 def job(flags):
   run = flags.open_run(without=('cut', 'idle'))
   mesh = flags.machine.options()['mesh']
@@ -115,6 +154,7 @@ def job(flags):
   # Such a mesh that each process reads a part of its own of a checkpoint.
   torn = {'mesh': sharding.parse_mesh('fsdp=4'), 'every': 2}
   if flags.cut:
+    look(run.folder)
     fit('whole', STEPS, run, mesh=mesh, every=2)
     fit('torn', 4, run, **torn)
     fit('slow', SLOW, run, mesh=mesh)
@@ -231,6 +271,13 @@ def test_the_first_alone_writes_records(out, preempted):
   assert scalars == {'whole', 'torn', 'slow'}
   config = json.loads((out / 'config.json').read_text())
   assert config == {'batch_size': 16, 'script': 'test_processes', 'seed': 0, 'seeds': 3}
+
+
+def test_features_are_extracted_by_all_and_are_those_of_one(out, preempted):
+  assert preempted.status == [75, 75], preempted.err
+  found, wanted = np.load(out / 'features.npy'), features(Counted())
+  assert found.shape == (11, 128)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_resumed_it_ends_bit_identical(out, preempted, killed, raw):

@@ -26,17 +26,8 @@ def predictor(
   predict = jax.jit(lambda state, images: method.predict(state, to_float(images)))
 
   def logits(state, images):
-    mesh = sharding.mesh_of(state)
-    if mesh is None:
-      return in_batches(functools.partial(predict, state), images, batch_size)
-    place = sharding.of_batch(mesh)
-
-    def shared(part):
-      # Every process reads the whole part; its devices take their rows of it.
-      rows = jax.make_array_from_callback(part.shape, place, part.__getitem__)
-      return predict(state, rows)
-
-    return in_batches(shared, images, -(-batch_size // mesh.size) * mesh.size)
+    run = functools.partial(predict, state)
+    return in_batches(run, images, batch_size, sharding.mesh_of(state))
 
   return logits
 
@@ -45,30 +36,46 @@ def in_batches(
   function: Callable[[np.ndarray], jax.Array],
   array: np.ndarray | Images,
   batch_size: int,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> np.ndarray:
   """Returns `function(array)`, computed over batches that all have one shape.
 
   The padding's results are dropped, so every row counts once and the function is
-  compiled once; see `padded_batches`.
+  compiled once; see `padded_batches`. Every process has all results.
   """
-  parts = [processes.fetch(function(p)) for p in padded_batches(array, batch_size)]
-  return np.concatenate(parts)[: len(array)]
+  batches = padded_batches(array, batch_size, mesh)
+  return np.concatenate([processes.fetch(function(b)) for b in batches])[: len(array)]
 
 
-def padded_batches(array: np.ndarray | Images, batch_size: int) -> Iterator[np.ndarray]:
+def padded_batches(
+  array: np.ndarray | Images, batch_size: int, mesh: jax.sharding.Mesh | None = None
+) -> Iterator[np.ndarray | jax.Array]:
   """Yields batches that all have one shape: the last is padded with zeros.
 
   Images that are decoded as they are used are read ahead.
+
+  Args:
+    array: (N, ...).
+    batch_size: rows of a batch, for each process; rounded up to fit the mesh.
+    mesh: its devices share each batch, and each process reads what its own take; by
+      default a batch is of the host, and the same at every process.
   """
+  mine = np.arange(batch_size)
+  if mesh is not None:
+    batch_size = -(-batch_size * jax.process_count() // mesh.size) * mesh.size
+    mine = sharding.rows_here(mesh, batch_size)
 
   def read(i):
-    part = array[i * batch_size : (i + 1) * batch_size]
-    padding = [(0, batch_size - len(part))] + [(0, 0)] * (array.ndim - 1)
+    rows = i * batch_size + mine
+    part = array[rows[rows < len(array)]]
+    padding = [(0, len(rows) - len(part))] + [(0, 0)] * (array.ndim - 1)
     return np.pad(part, padding)
 
   count = -(-len(array) // batch_size)
-  if isinstance(array, np.ndarray):
-    yield from map(read, range(count))
-  else:
-    with contextlib.closing(read_ahead(Stream(read, None), 0, count)) as ahead:
-      yield from ahead
+  with contextlib.ExitStack() as stack:
+    parts = map(read, range(count))
+    if not isinstance(array, np.ndarray):
+      parts = read_ahead(Stream(read, None), 0, count)
+      stack.enter_context(contextlib.closing(parts))
+    for part in parts:
+      yield part if mesh is None else sharding.shard_batch(part, mesh)

@@ -144,6 +144,17 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
   return jax.tree.map(place, batch)
 
 
+def rows_here(mesh: Mesh, rows: int) -> np.ndarray:
+  """Which rows of a batch this process's devices take; `shard_batch` wants these."""
+  slices = of_batch(mesh).addressable_devices_indices_map((rows,)).values()
+  return np.unique(np.concatenate([np.arange(rows)[where] for where in slices]))
+
+
+def of_processes() -> Mesh | None:
+  """Mesh of all devices of several processes; None of one, which has its first."""
+  return data_mesh() if jax.process_count() > 1 else None
+
+
 def mesh_of(tree: Any) -> Mesh | None:
   """Mesh of several devices that a tree's arrays live on; None where they have none."""
   for leaf in jax.tree.leaves(tree):
