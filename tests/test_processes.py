@@ -23,9 +23,11 @@ import optax
 import pytest
 
 from experiments import cli
+from experiments.trained import Trained
 from tljax import processes, sharding, train
 from tljax.adaptation import dann
 from tljax.checkpoint import Checkpoints
+from tljax.data import Transform
 from tljax.errors import InputError
 from tljax.extraction.features import extract
 from tljax.inference import in_batches
@@ -119,12 +121,21 @@ def features(images):
   return extract(model(), jax.device_get(variables), images, batch_size=4)
 
 
+def logits(images):
+  """Those of a trained network, which each process has on a device of its own."""
+  state = method().init(jax.random.key(3), None, batch(0))
+  state = jax.device_put(state, jax.local_devices()[0])
+  predict = functools.partial(method().predict, state)
+  return Trained('', (), Transform(16), predict, ()).logits(images)
+
+
 def look(folder):
   """Keeps what all processes see together."""
   images, double = Counted(), jax.jit(lambda x: 2 * x)
   np.save(folder / 'features.npy', features(images))
   mine = {0: [0, 1, 2, 3, 8, 9, 10], 1: [4, 5, 6, 7]}
   assert sorted(images.seen) == mine[jax.process_index()], images.seen
+  np.save(folder / 'logits.npy', logits(images))
   # Devices of the processes in turn.
   mesh = jax.sharding.Mesh(np.array(jax.devices())[[2, 0, 3, 1]], ('data',))
   rows = np.arange(33, dtype=np.float32).reshape(11, 3)
@@ -273,10 +284,11 @@ def test_the_first_alone_writes_records(out, preempted):
   assert config == {'batch_size': 16, 'script': 'test_processes', 'seed': 0, 'seeds': 3}
 
 
-def test_features_are_extracted_by_all_and_are_those_of_one(out, preempted):
+@pytest.mark.parametrize('of', [features, logits])
+def test_what_all_processes_see_together_is_what_one_does(out, preempted, of):
   assert preempted.status == [75, 75], preempted.err
-  found, wanted = np.load(out / 'features.npy'), features(Counted())
-  assert found.shape == (11, 128)
+  found, wanted = np.load(out / f'{of.__name__}.npy'), of(Counted())
+  assert found.shape == (11, {features: 128, logits: 10}[of])
   np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
