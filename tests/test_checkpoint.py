@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,35 @@ def test_what_was_saved_survives_the_donation_of_the_state(tmp_path):
     like = change(state)
   with Checkpoints(tmp_path) as checkpoints:
     np.testing.assert_array_equal(checkpoints.restore(like)['w'], np.arange(1000.0))
+
+
+def test_a_folder_of_a_bucket(monkeypatch):
+  """Against a server of one on loopback, where it and gcsfs are installed."""
+  pytest.importorskip('gcsfs')
+  server = pytest.importorskip('gcp_storage_emulator.server')
+  server = server.create_server('localhost', 0, in_memory=True, default_bucket='bucket')
+  server.start()
+  address = f'http://localhost:{server._api._httpd.server_port}'
+  monkeypatch.setenv('STORAGE_EMULATOR_HOST', address)  # of etils
+  monkeypatch.setenv('TENSORSTORE_GCS_HTTP_URL', address)
+  try:
+    with Checkpoints('gs://bucket/run') as checkpoints:
+      for step, figure in ((1, 0.5), (2, 0.1), (3, 0.2), (4, 0.3)):
+        checkpoints.save(step, {'w': step + jnp.arange(5000.0)}, figure)
+    with Checkpoints('gs://bucket/run') as checkpoints:
+      assert (checkpoints.best_step(), checkpoints.latest_step()) == (1, 4)
+      restored = checkpoints.restore({'w': jnp.zeros(5000)})
+    np.testing.assert_array_equal(restored['w'], 4 + np.arange(5000.0))
+  finally:
+    server.stop()
+
+
+def test_a_path_of_a_bucket_stays_one(monkeypatch):
+  seen = []
+  monkeypatch.setattr('tljax.checkpoint._Manager', lambda path, **_: seen.append(path))
+  Checkpoints('gs://bucket/run')
+  Checkpoints('run')
+  assert [path.as_posix() for path in seen] == ['gs://bucket/run', f'{Path.cwd()}/run']
 
 
 def test_an_empty_folder_has_no_step(tmp_path):

@@ -1,7 +1,8 @@
 """Checkpoints of a train state: atomic, asynchronous, exact to resume. Wraps orbax.
 
 Each process writes what its devices hold; the mesh that restores need not be the one
-that saved. A folder may be a bucket's, gs://..., else one that all processes share.
+that saved. A folder may be a bucket's, gs://..., which takes gcsfs, else one that all
+processes share.
 """
 
 import contextlib
@@ -44,7 +45,9 @@ class Checkpoints:
       ),
       cleanup_tmp_directories=True,
     )
-    self._folder = epath.Path(folder).absolute()
+    folder = epath.Path(folder)
+    # A bucket's path is absolute; `absolute` would take it for one of the disk.
+    self._folder = folder if folder.is_absolute() else folder.absolute()
     self._manager = _Manager(self._folder, options=options)
 
   def latest_step(self) -> int | None:
