@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
@@ -103,8 +104,11 @@ def draw(
 def train(
   method, streams, steps, target, start, **options
 ) -> Iterator[tuple[int, Trial]]:
-  """Yields each seed's trial; those on features are trained all at once."""
-  if target['train'].images.ndim == 2 and streams:
+  """Yields each seed's trial; those on features are trained all at once, by a process
+  that is alone.
+  """
+  alone = jax.process_count() == 1
+  if target['train'].images.ndim == 2 and streams and alone:
     yield from trials_at_once(method, streams, steps, target).items()
   else:
     for seed, stream in streams.items():
