@@ -87,8 +87,8 @@ class Checkpoints:
   def restore(self, like: Any) -> Any:
     """Returns the newest checkpoint: structure, shapes, dtypes, shardings of `like`.
 
-    One that cannot be read, be it at one process alone, is set aside for the one before
-    it at all, and that is said.
+    One that cannot be read, be it by one process alone, is set aside for the one before
+    it by all of them, and that is said.
 
     Raises:
       InputError: none can be read.

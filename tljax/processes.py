@@ -186,8 +186,10 @@ def preemptible() -> Iterator[None]:
       return
     if not done.wait(_GRACE):
       print(Preempted.line, file=sys.__stderr__, flush=True)
-      jax.distributed.shutdown()  # process 0 waits for the others
-      os._exit(Preempted.status)
+      try:
+        jax.distributed.shutdown()  # process 0 waits for the others
+      finally:
+        os._exit(Preempted.status)
 
   threading.Thread(target=watch, daemon=True).start()
   try:
