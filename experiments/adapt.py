@@ -23,7 +23,7 @@ class Flags(settings.Flags):
   """Adapts a network from labelled sources to an unlabelled target."""
 
   source: tuple[str, ...]
-  """Labelled domains: digits, folder:PATH, ...; a wrong name lists all kinds."""
+  """Labelled domains; a wrong name lists all kinds."""
   target: str
   """Unlabelled; its labels only judge the result."""
   method: str = 'dann'
@@ -63,7 +63,9 @@ def adapt(flags: Flags) -> None:
   jax.eval_shape(plan.method.init, jax.random.key(0), plan.start, plan.batches(0))
   prints = [dataset.fingerprint() for dataset in (*sources, target['train'])]
   run = flags.open_run(fingerprint=prints, class_names=classes)
-  trials = compare(plans, steps, target, run, **flags.machine.options())
+  # By no label of the target: those of its validation split only draw a curve.
+  options = flags.machine.options() | {'best': 'validation_infomax'}
+  trials = compare(plans, steps, target, run, **options)
   title = f'From {" and ".join(flags.source)} to {flags.target}'
   text = flags.describe(target, steps)
   if classes:

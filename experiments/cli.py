@@ -24,17 +24,17 @@ from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError, Preempted
 from tljax.finetuning.co_tuning import learn_relationship
+from tljax.inference import in_batches
 from tljax.method import Variables
 from tljax.models import mlp
 from tljax.models.base import Rescaled
 from tljax.run import Run
-from tljax.train import in_batches
 
 Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
 
 
 _STYLE = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)  # of flags
-_NO_MATTER = ('out', 'resume', 'workers', 'cache', 'machine')  # to a run's result
+_NO_MATTER = ('out', 'resume', 'workers', 'cache', 'remat', 'machine')  # to the result
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -145,7 +145,11 @@ class ModelFlags(Flags):
       # From zero, so that the first steps do not shake what was learned elsewhere
       # (BiT, Kolesnikov et al., 2020).
       head = models.Linear(num_classes, kernel_init=nn.initializers.zeros)
-    return models.create(self.model).clone(head=head)
+    return models.create(self.model, **self.computed()).clone(head=head)
+
+  def computed(self) -> dict:
+    """How the model computes, as options of `models.create`."""
+    return {}
 
   def load_source(self, options: Collection[str], *sets: Dataset) -> dict:
     """Returns what a method's `options` want of the pretrained classifier.
@@ -195,6 +199,12 @@ class TrainingFlags(ModelFlags):
   """Random change of training images; 'crop' flips too, 'randaugment' crops too."""
   workers: int = 0
   """Processes to decode with; 0: threads."""
+  remat: bool = False
+  """Compute activations again: less memory."""
+
+  def computed(self) -> dict:
+    """With --remat, each block's activations again in the backward pass."""
+    return {'remat': True} if self.remat else {}
 
   def train_transform(self) -> data.Transform:
     """Of training images: what an augmentation crops out of."""
@@ -273,7 +283,7 @@ def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:
     )
     os._exit(1)  # an orderly exit would wait for the dead
   except Preempted:
-    _exit(75, 'preempted; what was done is saved, go on with --resume')
+    _exit(Preempted.status, Preempted.line)
   except KeyboardInterrupt:
     _exit(130, 'interrupted; what was done is saved, go on with --resume')
 

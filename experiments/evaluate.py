@@ -20,30 +20,25 @@ from tljax.run import Run
 
 
 @dataclasses.dataclass(kw_only=True)
-class Flags:
+class Flags(trained.Flags):
   """Judges a trained network on labelled images."""
 
-  run: pathlib.Path
-  """Run folder of the network: that of finetune, adapt, ..."""
   data: str
   """Labelled images of the same classes: folder:PATH, csv:PATH, ..."""
   out: pathlib.Path
   """Folder for result.json and report.html."""
   split: str | None = None
   """Split of the set; by default its test split, else its validation split."""
-  strategy: str | None = None
-  """Which of the run's networks; by default the last it trained: the adapted one."""
-  skip_corrupt: bool = False
-  """Leave out images that cannot be read."""
 
 
 def evaluate(flags: Flags) -> None:
-  network = trained.load(flags.run, flags.strategy)
+  network = trained.load(flags.run, flags.strategy, flags.best)
   if not network.classes or network.is_multi_label:
     raise InputError(f'{flags.run} gives not one class an image; see its result.json')
   split, dataset = read(flags, network)
   config = {'run': str(flags.run), 'network': network.name, 'data': flags.data}
-  run = Run.open(flags.out, {**config, 'split': split}, resume=True)
+  config |= {'split': split, **({'best': True} if flags.best else {})}
+  run = Run.open(flags.out, config, resume=True)
   logits = network.logits(dataset.images)
   figures = scores.classification(logits, dataset.labels)
   by_class = scores.by_class(logits, dataset.labels, dataset.classes)

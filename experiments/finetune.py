@@ -20,7 +20,6 @@ from tljax.method import Method
 from tljax.train import Plan, compare
 
 MIXES = {
-  'none': None,
   'mixup': functools.partial(augment.mixup, 0.2),
   'cutmix': functools.partial(augment.cutmix, 1.0),
   'both': augment.mixup_or_cutmix,
@@ -32,7 +31,7 @@ class Flags(cli.TrainingFlags):
   """Fine-tunes a network on labelled images; without --weights, from scratch."""
 
   data: str
-  """digits, folder:PATH, csv:PATH, ...; a wrong name lists all kinds."""
+  """digits, folder:PATH, ...; a wrong name lists all."""
   method: str = 'plain'
   """Fine-tuning method, or a file with one of your own; a wrong name lists them all."""
   strength: float | None = None
@@ -49,7 +48,7 @@ class Flags(cli.TrainingFlags):
   mix: Literal['none', 'mixup', 'cutmix', 'both'] = 'none'
   """Blend of training images and labels."""
   dry_run: bool = False
-  """Train nothing; show what would, and a step's memory."""
+  """Train nothing; show what would, and memory."""
 
   def optimizer(self, steps: int, spec: models.Spec) -> optax.GradientTransformation:
     """Returns AdamW along a cosine over `steps`, slower further down."""
@@ -78,7 +77,7 @@ class Flags(cli.TrainingFlags):
 
 def finetune(flags: Flags) -> None:
   splits = flags.load_data(flags.data)
-  training, mix = splits['train'], MIXES[flags.mix]
+  training, mix = splits['train'], MIXES.get(flags.mix)
   few, count = flags.few(training), len(training.classes)
   steps = batches.steps_for(few[flags.seed], flags.epochs, flags.batch_size)
   variables, methods, plans = flags.load_backbone(), None, {}
@@ -91,7 +90,8 @@ def finetune(flags: Flags) -> None:
     optimizer = flags.optimizer(steps, flags.build_model(count).spec)
     return summary.show(*methods.values(), optimizer, variables, stream(0))
   run = flags.open_run(fingerprint=training.fingerprint(), class_names=training.classes)
-  trials = compare(plans, steps, splits, run, **flags.machine.options())
+  options = flags.machine.options() | {'best': 'validation_accuracy'}
+  trials = compare(plans, steps, splits, run, **options)
   results.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
 
 

@@ -12,9 +12,10 @@ from experiments import results
 from tljax import report
 from tljax.data.dataset import Dataset, judging_split
 from tljax.extraction.features import extract
+from tljax.inference import predictor
 from tljax.measures import scores, two_sample, validators
 from tljax.method import Method
-from tljax.train import Trial, predictor, trial, trials_at_once
+from tljax.train import Trial, trial, trials_at_once
 
 
 def features(model, trial: Trial, domains: Sequence[Mapping[str, Dataset]]) -> list:
@@ -103,13 +104,15 @@ def draw(
 def train(
   method, streams, steps, target, start, **options
 ) -> Iterator[tuple[int, Trial]]:
-  """Yields each seed's trial; on an accelerator those on features are trained at once.
+  """Yields each seed's trial; on an accelerator one process trains those on features at
+  once.
 
   A CPU is as busy with one seed, whose state its caches hold, so they take turns there:
   what is compiled serves all.
   """
   on_features = target['train'].images.ndim == 2
-  if on_features and streams and jax.default_backend() != 'cpu':
+  alone = jax.process_count() == 1 and jax.default_backend() != 'cpu'
+  if on_features and streams and alone:
     yield from trials_at_once(method, streams, steps, target).items()
   else:
     for seed, stream in streams.items():

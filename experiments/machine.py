@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
+from typing import Annotated
 
 import jax
+import tyro
 
 from tljax import processes, sharding
 from tljax.errors import InputError
@@ -18,8 +20,8 @@ class Machine:
 
   mesh: str | None = None
   """data=8, or data=4,fsdp=2; else data=all."""
-  coordinator: str | None = None
-  """HOST:PORT of process 0, if no cluster."""
+  coordinator: Annotated[str | None, tyro.conf.arg(metavar='HOST:PORT')] = None
+  """Of process 0, if no cluster."""
   processes: int | None = None
   """How many there are, likewise."""
   process_id: int | None = None
@@ -43,6 +45,7 @@ class Machine:
         nowhere = stack.enter_context(open(os.devnull, 'w'))
         stack.enter_context(contextlib.redirect_stdout(nowhere))
         stack.enter_context(contextlib.redirect_stderr(nowhere))
+      stack.enter_context(processes.preemptible())
       yield
 
   def options(self) -> dict:

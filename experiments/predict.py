@@ -12,25 +12,20 @@ import sys
 import numpy as np
 
 from experiments import cli, results, trained
+from tljax import processes
 from tljax.data import folder, loading
 from tljax.data.source import Source
 from tljax.errors import InputError
 
 
 @dataclasses.dataclass(kw_only=True)
-class Flags:
+class Flags(trained.Flags):
   """Classifies images by a trained network."""
 
-  run: pathlib.Path
-  """Run folder of the network: that of finetune, adapt, ..."""
   images: tuple[pathlib.Path, ...]
   """Image files, and folders of such, however deep."""
   out: pathlib.Path
   """File for the predictions: .csv or .json; it must not exist."""
-  strategy: str | None = None
-  """Which of the run's networks; by default the last it trained: the adapted one."""
-  skip_corrupt: bool = False
-  """Leave out images that cannot be read, and name them."""
 
 
 def predict(flags: Flags) -> None:
@@ -38,7 +33,7 @@ def predict(flags: Flags) -> None:
     raise InputError(f'--out {flags.out} must end in .csv or .json')
   if flags.out.exists():
     raise InputError(f'{flags.out} exists; choose another --out')
-  network = trained.load(flags.run, flags.strategy)
+  network = trained.load(flags.run, flags.strategy, flags.best)
   paths = find(flags.images)
   source = Source(paths, np.zeros(len(paths), np.int32), (), 'images')
   dataset, corrupt = loading.decode(
@@ -51,7 +46,8 @@ def predict(flags: Flags) -> None:
     {'image': source.name(i), **results.describe(row, network)}
     for i, row in enumerate(logits)
   ]
-  write(flags.out, rows)
+  if processes.is_first():
+    write(flags.out, rows)
   print(f'{network.name}: {len(rows)} predictions in {flags.out}', file=sys.stderr)
 
 

@@ -18,8 +18,8 @@ from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.extraction.features import extract_splits
 from tljax.finetuning import strategy, summary
+from tljax.inference import in_batches
 from tljax.measures import ranking, source_predictions, transferability
-from tljax.train import in_batches
 
 DEFAULT = 'PARC'  # the score that ranks; see the README's table
 ESTIMATE = 'linear probe'  # the score that is an accuracy

@@ -12,17 +12,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tljax import sharding
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform
 from tljax.data.augment import to_float
 from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.extraction import saved
+from tljax.inference import in_batches
 from tljax.measures import saliency
 from tljax.run import Run
-from tljax.train import in_batches
 
 SCRIPTS = ('adapt', 'extract', 'finetune', 'quickstart')  # what leaves networks
+
+
+@dataclasses.dataclass(kw_only=True)
+class Flags:
+  """Flags of the scripts that put a trained network to use."""
+
+  run: pathlib.Path
+  """Run folder of the network: that of finetune, adapt, ..."""
+  strategy: str | None = None
+  """Which of the run's networks; by default the last it trained: the adapted one."""
+  best: bool = False
+  """As it validated best, of an adaptation by InfoMax; by default as training ended."""
+  skip_corrupt: bool = False
+  """Leave out, and name, images that cannot be read."""
 
 
 class Trained(NamedTuple):
@@ -46,7 +61,8 @@ class Trained(NamedTuple):
 
   def logits(self, images: np.ndarray | Images) -> np.ndarray:
     """Maps images (N, H, W, 3) uint8 to logits (N, K)."""
-    return in_batches(jax.jit(lambda x: self.predict(to_float(x))), images, 64)
+    run = jax.jit(lambda x: self.predict(to_float(x)))
+    return in_batches(run, images, 64, sharding.of_processes())
 
   def evidence(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Maps (N, h, w) of where in images (N, H, W, 3) uint8 the labels (N,) are seen."""
@@ -56,12 +72,15 @@ class Trained(NamedTuple):
     )
 
 
-def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
+def load(
+  folder: pathlib.Path, strategy: str | None = None, best: bool = False
+) -> Trained:
   """Returns the network that a run trained, of the run's first seed.
 
   Args:
     folder: the run's.
     strategy: by default the last that the script trains, such as the adapted one.
+    best: of the step that validated best, not of the last.
 
   Raises:
     InputError: the folder holds no such network.
@@ -74,6 +93,8 @@ def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
   if script not in SCRIPTS:
     raise InputError(f'{folder}: {script} leaves no network; {", ".join(SCRIPTS)} do')
   if script == 'extract':
+    if best:
+      raise InputError(f'{folder}: extract leaves one network; leave out --best')
     model, variables, classes, transform, is_multi_label = saved.load(folder / 'model')
     predict = functools.partial(_logits, model, variables)
     about = classes, transform, predict, model.spec.stages, is_multi_label
@@ -88,7 +109,7 @@ def load(folder: pathlib.Path, strategy: str | None = None) -> Trained:
     known = ', '.join(methods)
     raise InputError(f'{folder} has no strategy {strategy!r}; choose one of {known}')
   name, transform = f'{strategy}-{flags.seed}', flags.transform()
-  state = _restore(Run(folder), name, methods[strategy], transform.size)
+  state = _restore(Run(folder), name, methods[strategy], transform.size, best)
   predict = functools.partial(methods[strategy].predict, state)
   stages = flags.build_model(len(classes)).spec.stages
   return Trained(name, classes, transform, predict, stages)
@@ -105,7 +126,7 @@ def _flags(kind, folder, config):
   return kind(out=folder, **{k: v for k, v in values.items() if k in known})
 
 
-def _restore(run, name, method, size):
+def _restore(run, name, method, size, best):
   images = {'image': np.zeros((2, size, size, 3), np.float32)}
   labelled = {**images, 'label': np.zeros(2, np.int32)}
   # What either family of methods is initialised on.
@@ -116,9 +137,12 @@ def _restore(run, name, method, size):
   with Checkpoints(folder) as checkpoints:
     if checkpoints.latest_step() is None:
       raise InputError(f'{folder} holds no checkpoint; finish the run by --resume')
+    step = checkpoints.best_step() if best else checkpoints.latest_step()
+    if step is None:
+      raise InputError(f'{folder}: by no figure one is the best; leave out --best')
     like = jax.eval_shape(lambda: method.init(jax.random.key(0), None, batch))
     fields = [field.name for field in dataclasses.fields(like)]
     # To predict takes no optimiser state, which would be two thirds of the bytes.
     parts = {k: getattr(like, k) for k in fields if k != 'opt_state'}
     parts = {k: part for k, part in parts.items() if jax.tree.leaves(part)}
-    return like.replace(opt_state=(), **checkpoints.restore_part(parts))
+    return like.replace(opt_state=(), **checkpoints.restore_part(parts, step))

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = [
   'errors discovery method sweep losses measures optimizers processes sharding models',
   'weights data checkpoint run report progress watch',
-  'train',
+  'train inference',
   'extraction finetuning adaptation',
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,35 @@ def test_what_was_saved_survives_the_donation_of_the_state(tmp_path):
     np.testing.assert_array_equal(checkpoints.restore(like)['w'], np.arange(1000.0))
 
 
+def test_a_folder_of_a_bucket(monkeypatch):
+  """Against a server of one on loopback, where it and gcsfs are installed."""
+  pytest.importorskip('gcsfs')
+  server = pytest.importorskip('gcp_storage_emulator.server')
+  server = server.create_server('localhost', 0, in_memory=True, default_bucket='bucket')
+  server.start()
+  address = f'http://localhost:{server._api._httpd.server_port}'
+  monkeypatch.setenv('STORAGE_EMULATOR_HOST', address)  # of etils
+  monkeypatch.setenv('TENSORSTORE_GCS_HTTP_URL', address)
+  try:
+    with Checkpoints('gs://bucket/run') as checkpoints:
+      for step, figure in ((1, 0.5), (2, 0.1), (3, 0.2), (4, 0.3)):
+        checkpoints.save(step, {'w': step + jnp.arange(5000.0)}, figure)
+    with Checkpoints('gs://bucket/run') as checkpoints:
+      assert (checkpoints.best_step(), checkpoints.latest_step()) == (1, 4)
+      restored = checkpoints.restore({'w': jnp.zeros(5000)})
+    np.testing.assert_array_equal(restored['w'], 4 + np.arange(5000.0))
+  finally:
+    server.stop()
+
+
+def test_a_path_of_a_bucket_stays_one(monkeypatch):
+  seen = []
+  monkeypatch.setattr('tljax.checkpoint._Manager', lambda path, **_: seen.append(path))
+  Checkpoints('gs://bucket/run')
+  Checkpoints('run')
+  assert [path.as_posix() for path in seen] == ['gs://bucket/run', f'{Path.cwd()}/run']
+
+
 def test_an_empty_folder_has_no_step(tmp_path):
   with Checkpoints(tmp_path / 'new' / 'folder') as checkpoints:
     assert checkpoints.latest_step() is None
@@ -54,6 +85,28 @@ def test_keeps_the_last_few_and_the_first_of_a_step(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step() == 3
     np.testing.assert_array_equal(checkpoints.restore({'w': jnp.zeros(2)})['w'], 3.0)
+
+
+def test_the_best_is_kept_beside_the_last(tmp_path):
+  figures = {1: 0.5, 2: 0.9, 3: 0.9, 4: None, 5: 0.1, 6: 0.8}
+  for part in (range(1, 4), range(4, 7)):  # it is known again after a restart
+    with Checkpoints(tmp_path) as checkpoints:
+      assert checkpoints.best_step() == (None if 1 in part else 3)
+      for step in part:
+        checkpoints.save(step, {'w': jnp.full(2, float(step))}, figures[step])
+  with Checkpoints(tmp_path) as checkpoints:
+    assert (checkpoints.best_step(), checkpoints.latest_step()) == (3, 6)
+    like = {'w': jnp.zeros(2)}
+    np.testing.assert_array_equal(checkpoints.restore(like)['w'], 6.0)
+    np.testing.assert_array_equal(checkpoints.restore_part(like, 3)['w'], 3.0)
+  assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ['3', '5', '6']
+
+
+def test_without_figures_none_is_the_best(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, {'w': jnp.zeros(2)})
+    assert checkpoints.best_step() is None
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):

@@ -129,7 +129,7 @@ def test_a_full_memory_names_its_mends(fit):
 
     return stepped
 
-  with pytest.raises(InputError, match='memory is full.*--batch-size.*remat.*fsdp'):
+  with pytest.raises(InputError, match='memory is full.*--batch-size.*--remat.*fsdp'):
     fit(None, 2, change=exhausted)
 
 

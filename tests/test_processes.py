@@ -23,10 +23,14 @@ import optax
 import pytest
 
 from experiments import cli
+from experiments.trained import Trained
 from tljax import processes, sharding, train
 from tljax.adaptation import dann
 from tljax.checkpoint import Checkpoints
+from tljax.data import Transform
 from tljax.errors import InputError
+from tljax.extraction.features import extract
+from tljax.inference import in_batches
 from tljax.method import path_name
 from tljax.models.base import Classifier, Linear, Spec
 from tljax.run import Run
@@ -53,14 +57,19 @@ class Flags(cli.Flags):
   batch_size: int = 16
   cut: bool = False
   """Preempt process 1 within the second training; otherwise kill it in a third."""
+  idle: bool = False
+  """Preempt it before any, as it loads data and the other waits for it."""
+
+
+def model():
+  spec = Spec(16, 16, (0.5,) * 3, (0.5,) * 3, ('dense',), feature_dim=128)
+  return Classifier(Backbone(), Linear(10), spec)
 
 
 @functools.cache  # what is compiled for it serves all trainings
 def method():
-  spec = Spec(16, 16, (0.5,) * 3, (0.5,) * 3, ('dense',), feature_dim=128)
-  model = Classifier(Backbone(), Linear(10), spec)
   # SGD, as Adam makes much of the devices' rounding where gradients vanish.
-  return dann.method(model, optax.sgd(0.05, momentum=0.9), strength=0.1)
+  return dann.method(model(), optax.sgd(0.05, momentum=0.9), strength=0.1)
 
 
 def batch(step):
@@ -77,8 +86,9 @@ def batch(step):
 
 
 def fit(name, steps, run=None, batches=batch, every=None, **options):
-  first = jax.tree.map(np.zeros_like, batch(0))
-  state = method().init(jax.random.key(0), None, first)
+  mesh = options.setdefault('mesh', sharding.data_mesh())
+  first = sharding.shard_batch(batch(0), mesh)
+  state = train.begin(method(), jax.random.key(0), None, first, mesh)
   images = np.arange(11 * 16 * 16 * 3, dtype=np.uint8).reshape(11, 16, 16, 3)
   logits = train.predictor(method(), 8)
 
@@ -89,9 +99,59 @@ def fit(name, steps, run=None, batches=batch, every=None, **options):
   return train.fit(method(), state, batches, steps, run=run, **options)[0]
 
 
+class Counted:
+  """Images, not in memory as far as anyone can tell, which know who was looked at."""
+
+  shape, ndim, dtype = (11, 16, 16, 3), 4, np.dtype(np.uint8)
+
+  def __init__(self):
+    self.seen = []
+
+  def __len__(self):
+    return 11
+
+  def __getitem__(self, rows):
+    self.seen += rows.tolist()
+    return np.random.default_rng(0).integers(0, 256, self.shape, np.uint8)[rows]
+
+
+def features(images):
+  """Those of all images, at every process."""
+  variables = model().init(jax.random.key(2), np.zeros((1, 16, 16, 3), np.float32))
+  return extract(model(), jax.device_get(variables), images, batch_size=4)
+
+
+def logits(images):
+  """Those of a trained network, which each process has on a device of its own."""
+  state = method().init(jax.random.key(3), None, batch(0))
+  state = jax.device_put(state, jax.local_devices()[0])
+  predict = functools.partial(method().predict, state)
+  return Trained('', (), Transform(16), predict, ()).logits(images)
+
+
+def look(folder):
+  """Keeps what all processes see together."""
+  images, double = Counted(), jax.jit(lambda x: 2 * x)
+  np.save(folder / 'features.npy', features(images))
+  mine = {0: [0, 1, 2, 3, 8, 9, 10], 1: [4, 5, 6, 7]}
+  assert sorted(images.seen) == mine[jax.process_index()], images.seen
+  np.save(folder / 'logits.npy', logits(images))
+  # Devices of the processes in turn.
+  mesh = jax.sharding.Mesh(np.array(jax.devices())[[2, 0, 3, 1]], ('data',))
+  rows = np.arange(33, dtype=np.float32).reshape(11, 3)
+  np.testing.assert_array_equal(in_batches(double, rows, 4, mesh), 2 * rows)
+
+
 def job(flags):
-  run, mesh = flags.open_run(without=('cut',)), flags.machine.options()['mesh']
+  run = flags.open_run(without=('cut', 'idle'))
+  mesh = flags.machine.options()['mesh']
   print('printed by', jax.process_index())
+  if flags.idle:
+    if jax.process_index() == 1:
+      signal.raise_signal(signal.SIGTERM)
+      for _ in range(600):
+        time.sleep(0.1)
+    processes.from_all('loaded')
 
   def disturbed(number, at):
     def slow(step):
@@ -102,11 +162,16 @@ def job(flags):
 
     return slow
 
+  # Such a mesh that each process reads a part of its own of a checkpoint.
+  torn = {'mesh': sharding.parse_mesh('fsdp=4'), 'every': 2}
   if flags.cut:
+    look(run.folder)
     fit('whole', STEPS, run, mesh=mesh, every=2)
+    fit('torn', 4, run, **torn)
     fit('slow', SLOW, run, mesh=mesh)
     fit('cut', SLOW, run, disturbed(signal.SIGTERM, 4), mesh=mesh)
   else:
+    fit('torn', STEPS, run, **torn)
     fit('cut', SLOW, run, mesh=mesh)
     fit('killed', SLOW, run, disturbed(signal.SIGKILL, 4), mesh=mesh)
 
@@ -161,6 +226,9 @@ def preempted(out):
 
 @pytest.fixture(scope='module')
 def killed(out, preempted):
+  step = out / 'checkpoints' / 'torn' / '4' / 'default'
+  for path in (step / 'ocdbt.process_1' / 'd').iterdir():
+    os.truncate(path, 50)  # what process 1 wrote, and alone reads
   return launch(out, '--resume')
 
 
@@ -210,9 +278,18 @@ def test_one_process_is_preempted_and_both_save_the_same_step(out, preempted):
 def test_the_first_alone_writes_records(out, preempted):
   records = Run(out).records()
   assert [r['step'] for r in records if r['run'] == 'whole'] == [2, 4, STEPS]
-  assert {path.name for path in (out / 'tensorboard').iterdir()} == {'whole', 'slow'}
+  scalars = {path.name for path in (out / 'tensorboard').iterdir()}
+  assert scalars == {'whole', 'torn', 'slow'}
   config = json.loads((out / 'config.json').read_text())
   assert config == {'batch_size': 16, 'script': 'test_processes', 'seed': 0, 'seeds': 3}
+
+
+@pytest.mark.parametrize('of', [features, logits])
+def test_what_all_processes_see_together_is_what_one_does(out, preempted, of):
+  assert preempted.status == [75, 75], preempted.err
+  found, wanted = np.load(out / f'{of.__name__}.npy'), of(Counted())
+  assert found.shape == (11, {features: 128, logits: 10}[of])
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_resumed_it_ends_bit_identical(out, preempted, killed, raw):
@@ -224,6 +301,15 @@ def test_resumed_it_ends_bit_identical(out, preempted, killed, raw):
   assert {**cut, 'seconds': 0, 'run': ''} == {**slow, 'seconds': 0, 'run': ''}
 
 
+def test_torn_at_one_process_a_checkpoint_gives_way_at_both(out, killed):
+  assert 'step 4 cannot be read' in killed.err[0], killed.err
+  records = Run(out).records('torn')
+  assert [record['step'] for record in records] == [2, 4, STEPS]
+  found, wanted = (values(restored(out, name, 1)) for name in ('torn', 'whole'))
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
 def test_a_process_that_is_killed_brings_the_other_down(killed):
   assert killed.status[1] == -signal.SIGKILL
   assert killed.status[0] != 0 and killed.seconds < 90, killed
@@ -231,6 +317,13 @@ def test_a_process_that_is_killed_brings_the_other_down(killed):
   assert 'another process of the run died' in killed.err[0] or (
     'indicates that another task died' in killed.err[0]
   ), killed.err[0]
+
+
+def test_preempted_outside_of_a_training_both_leave(tmp_path):
+  ended = launch(tmp_path, '--idle')
+  assert ended.status == [75, 75] and ended.seconds < 50, ended
+  assert [err.count('preempted; what was done is saved') for err in ended.err] == [1, 1]
+  assert not any('Traceback' in err for err in ended.err)
 
 
 def test_one_process_needs_no_agreement():

@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import pytest
 
@@ -76,6 +77,14 @@ def test_an_out_that_is_a_file_is_refused(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot use --out .*file'):
     Run.open(tmp_path / 'file', CONFIG, resume=False)
+
+
+@pytest.mark.parametrize('out', ['gs://bucket/run', pathlib.Path('s3://bucket/run')])
+def test_a_bucket_is_refused(out, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(InputError, match='--out .*bucket/run.*gcsfuse'):
+    Run.open(out, CONFIG, resume=False)
+  assert files(tmp_path) == {}
 
 
 def test_a_broken_configuration_is_refused(run):

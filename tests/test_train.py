@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import os
 import pathlib
 import random
@@ -119,32 +120,6 @@ def test_an_image_that_cannot_be_read_costs_no_step(
   assert raw(resumed) == raw(whole)
 
 
-@pytest.mark.parametrize('size', [1, 3, 4, 8, 9])
-def test_in_batches_counts_every_row_once_in_one_compilation(size):
-  double = jax.jit(lambda x: 2 * x.sum(1))
-  rows = np.arange(3 * size, dtype=np.float32).reshape(size, 3)
-  result = train.in_batches(double, rows, 4)
-  np.testing.assert_array_equal(result, 2 * rows.sum(1))
-  assert double._cache_size() == 1
-
-
-def test_predictor_is_predict_over_a_whole_set_in_one_compilation(
-  method, state, domains, monkeypatch
-):
-  traced = []
-
-  def predict(state, images):
-    traced.append(images.shape)
-    return method.predict(state, images)
-
-  images = domains['digits']['validation'].images[:21]
-  logits = train.predictor(method._replace(predict=predict), batch_size=8)
-  wanted = method.predict(state, images.astype(np.float32) / 255)
-  np.testing.assert_allclose(logits(state, images), wanted, rtol=1e-4, atol=1e-6)
-  logits(state, images[:5])
-  assert traced == [(8, 16, 16, 3)]
-
-
 def test_a_run_compiles_once_whatever_it_meets(model, domains, caplog):
   """Ends of epochs, partial batches, evaluations and unfreezing compile nothing."""
   splits = {name: part.take(np.arange(37)) for name, part in domains['digits'].items()}
@@ -177,6 +152,21 @@ def test_trial_judges_the_test_split_once_at_the_end(method, stream, domains):
     np.testing.assert_allclose(accuracy, np.mean(predicted == splits[split].labels))
   assert len(trial.logits) == len(splits['test'])
   assert trial.seconds == trial.records[-1]['seconds'] > 0
+
+
+def test_what_is_best_by_infomax_knows_no_label(method, stream, domains, tmp_path):
+  splits, kept = dict(domains['digits']), []
+  for sign, name in ((1, 'true'), (-1, 'shuffled')):
+    labels = splits['validation'].labels[::sign]
+    splits['validation'] = dataclasses.replace(splits['validation'], labels=labels)
+    run = Run.open(tmp_path / name, {}, resume=False)
+    options = {'run': run, 'every': 1, 'best': 'validation_infomax'}
+    records = train.trial(method, stream, 4, splits, seed=4, **options).records
+    infomax = [r['validation_infomax'] for r in records]
+    with Checkpoints(run.checkpoints('train-4')) as checkpoints:
+      assert checkpoints.best_step() == 1 + np.argmax(infomax)
+    kept.append(infomax)
+  assert kept[0] == kept[1]
 
 
 def test_trial_without_a_test_split_judges_the_validation(method, stream, domains):

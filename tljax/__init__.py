@@ -3,6 +3,6 @@
 1. `method` (read it first), `sweep`, `losses`, `optimizers`, `measures`, `processes`,
    `sharding`, `models`
 2. `weights`, `data`, `checkpoint`, `run`, `report`, `progress`, `watch`
-3. `train`: the only loop
+3. `train`: the only loop; `inference`: a network over a whole set
 4. `extraction`, `finetuning`, `adaptation`: methods, one file each
 """

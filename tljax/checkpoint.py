@@ -1,16 +1,19 @@
 """Checkpoints of a train state: atomic, asynchronous, exact to resume. Wraps orbax.
 
 Each process writes what its devices hold; the mesh that restores need not be the one
-that saved. A folder may be a bucket's, gs://..., else one that all processes share.
+that saved. A folder may be a bucket's, gs://..., which takes gcsfs, else one that all
+processes share.
 """
 
 import contextlib
+import math
 import sys
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from tljax import processes
 from tljax.errors import InputError
@@ -28,26 +31,53 @@ class Checkpoints:
   """
 
   def __init__(self, folder: epath.PathLike, *, keep: int = 2):
-    """Opens the folder, which is made where it is missing, and keeps the last few."""
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, cleanup_tmp_directories=True
+    """Opens the folder, which is made where it is missing.
+
+    It keeps the last few checkpoints, and of all the one of the largest figure.
+    """
+    best = policies.BestN(
+      get_metric_fn=_figure, n=1, keep_checkpoints_without_metrics=False
     )
-    self._folder = epath.Path(folder).absolute()
+    options = ocp.CheckpointManagerOptions(
+      best_fn=_figure,
+      preservation_policy=policies.AnyPreservationPolicy(
+        [policies.LatestN(keep), best]
+      ),
+      cleanup_tmp_directories=True,
+    )
+    folder = epath.Path(folder)
+    # A bucket's path is absolute; `absolute` would take it for one of the disk.
+    self._folder = folder if folder.is_absolute() else folder.absolute()
     self._manager = _Manager(self._folder, options=options)
 
   def latest_step(self) -> int | None:
     """Step of the newest whole checkpoint; None where there is none."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any) -> None:
+  def best_step(self) -> int | None:
+    """Step of the checkpoint of the largest figure, the last of several such; None
+    where none has a figure.
+    """
+    best = self._manager.best_step()
+    has_figure = best and math.isfinite(_figure(self._manager.metrics(best)))
+    return best if has_figure else None
+
+  def save(self, step: int, state: Any, figure: float | None = None) -> None:
     """Saves a pytree of arrays in the background; a step that is there is kept.
+
+    Args:
+      step: its completed steps.
+      state: the pytree.
+      figure: the larger, the better the state is; None is worse than any.
 
     Raises:
       InputError: this or the save before cannot be written.
     """
     if step != self.latest_step():
       with self._writing():
-        self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        metrics = {} if figure is None else {'figure': float(figure)}
+        args = ocp.args.StandardSave(state)
+        self._manager.save(step, args=args, metrics=metrics, force=True)
 
   def wait(self) -> None:
     """Waits until what was saved is on disk."""
@@ -57,43 +87,55 @@ class Checkpoints:
   def restore(self, like: Any) -> Any:
     """Returns the newest checkpoint: structure, shapes, dtypes, shardings of `like`.
 
-    One that cannot be read is set aside for the one before it, and that is said.
+    One that cannot be read, be it by one process alone, is set aside for the one before
+    it by all of them, and that is said.
 
     Raises:
       InputError: none can be read.
     """
-    abstract = jax.tree.map(_abstract, like)
+    args = ocp.args.StandardRestore(jax.tree.map(_abstract, like))
     failed = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
+      restored, error = None, ''
       try:
-        args = ocp.args.StandardRestore(abstract)
-        restored = self._manager.restore(step, args=args)
-      except Exception as error:  # orbax and tensorstore raise all kinds
-        failed[step] = ' '.join(str(error).split())[:200]
-      else:
-        self._set_aside(failed)
+        restored = self._read(step, ocp.StandardCheckpointHandler, args)
+      except Exception as raised:  # orbax and tensorstore raise all kinds
+        error = ' '.join(str(raised).split())[:200]
+      failed[step] = next(filter(None, processes.from_all(error)), None)
+      if failed[step] is None:
+        self._set_aside({k: error for k, error in failed.items() if error})
         return restored
     raise InputError(
       f'{self._folder} has no checkpoint that fits: '
       + '; '.join(f'step {step}: {error}' for step, error in failed.items())
     )
 
-  def restore_part(self, like: Any) -> Any:
-    """Returns, of the newest checkpoint, the parts that `like` has, and reads no more.
+  def restore_part(self, like: Any, step: int | None = None) -> Any:
+    """Returns, of a checkpoint, the parts that `like` has, and reads no more.
 
-    Such as `{'params': {'backbone': ...}}` of a train state. Shapes that have no
-    sharding go to one device, wherever they were when they were saved.
+    Args:
+      like: such as `{'params': {'backbone': ...}}` of a train state. Shapes that have
+        no sharding go to one device, wherever they were when they were saved.
+      step: of the checkpoint; by default the newest.
     """
+    step = self.latest_step() if step is None else step
     abstract = jax.tree.map(_abstract, like)
     args = ocp.args.PyTreeRestore(
       abstract,
       restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
       partial_restore=True,
     )
-    with ocp.PyTreeCheckpointer() as reader:
-      return reader.restore(
-        self._folder / str(self.latest_step()) / 'default', args=args
-      )
+    return self._read(step, ocp.PyTreeCheckpointHandler, args)
+
+  def _read(self, step, handler, args):
+    """Reads this process's part and waits for no other, which may not get so far."""
+    mine = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f'{mine}'
+    )
+    handler = handler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+      return reader.restore(self._folder / str(step) / 'default', args=args)
 
   def _set_aside(self, failed):
     """Renames unreadable checkpoints, so that their steps can be saved again."""
@@ -128,6 +170,10 @@ class Checkpoints:
     """Waits until what was saved is on disk."""
     with self._writing():
       self._manager.close()
+
+
+def _figure(metrics):
+  return (metrics or {}).get('figure', -math.inf)
 
 
 def _abstract(leaf):

@@ -7,3 +7,6 @@ class InputError(ValueError):
 
 class Preempted(KeyboardInterrupt):
   """SIGTERM: what was done is saved, and the same command goes on with --resume."""
+
+  status = 75  # EX_TEMPFAIL of sysexits.h
+  line = 'preempted; what was done is saved, go on with --resume'

@@ -4,17 +4,20 @@ All processes run the same program. Process 0 alone writes records and reports;
 checkpoints are written by all, each what its devices hold.
 """
 
+import _thread
 import contextlib
 import itertools
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from tljax.errors import InputError, Preempted
@@ -88,6 +91,19 @@ def from_first(job: Callable[[], Any]) -> Any:
   return answer['value']
 
 
+def from_all(value: Any) -> list:
+  """The JSON values that the processes give, in their order, at every process."""
+  if jax.process_count() == 1:
+    return [value]
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(text.size))
+  padded = np.pad(text, (0, sizes.max() - text.size))
+  texts = multihost_utils.process_allgather(padded)
+  return [
+    json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes, strict=True)
+  ]
+
+
 def fetch(array: jax.Array) -> np.ndarray:
   """Returns the whole array at every process, wherever its parts are."""
   if isinstance(array, jax.Array) and not (
@@ -99,6 +115,7 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 Stop = Callable[[], BaseException | None]
 _CALLS = itertools.count(1)  # of every training in turn: JAX wants a number that grows
+_training = threading.Event()  # trainings stop by themselves
 
 
 @contextlib.contextmanager
@@ -108,18 +125,23 @@ def stop_requests() -> Iterator[Stop]:
   An exception in the middle of a step would lose the state, which is donated to it.
   Several processes learn of any one's SIGTERM, and all stop after the same step.
   """
+  received = []
   if jax.distributed.is_initialized():
+
+    def ask():
+      if multihost_utils.reached_preemption_sync_point(next(_CALLS)):
+        received.append(Preempted())
+      return received[0] if received else None
+
+    _training.set()
     # JAX's own handler of SIGTERM tells all processes; an interrupt goes that way too.
     with _handlers({signal.SIGINT: lambda *_: signal.raise_signal(signal.SIGTERM)}):
-      yield (
-        lambda: (
-          Preempted()
-          if multihost_utils.reached_preemption_sync_point(next(_CALLS))
-          else None
-        )
-      )
+      try:
+        yield ask
+      finally:
+        if not received:  # otherwise it still saves, and leaves
+          _training.clear()
     return
-  received = []
   before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
   def note(number, _):
@@ -128,6 +150,52 @@ def stop_requests() -> Iterator[Stop]:
 
   with _handlers(dict.fromkeys(before, note)):
     yield lambda: received[0] if received else None
+
+
+# JAX's handler of SIGTERM, which is not Python's, leaves its note of it at process 0.
+_NOTICE, _LEFT = 'RECEIVED_PREEMPTION_NOTICE', 'tljax/left'
+_POLL, _GRACE = 1, 5  # seconds
+
+
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+  """Within, any process's SIGTERM ends all of them where they are not in a training.
+
+  The main thread is interrupted by Preempted; one that waits in C++ cannot be, such as
+  for a process that has left, so its process ends without it.
+  """
+  if not jax.distributed.is_initialized():
+    yield
+    return
+  done, client = threading.Event(), distributed.global_state.client
+
+  def is_known(key):
+    try:
+      client.key_value_try_get(key)
+    except Exception:  # JAX raises that there is none, and what ends the process anyhow
+      return False
+    return True
+
+  def watch():
+    while not done.wait(_POLL):
+      if is_known(_LEFT) or (not _training.is_set() and is_known(_NOTICE)):
+        client.key_value_set(_LEFT, 'yes', allow_overwrite=True)
+        _thread.interrupt_main(signal.SIGTERM)
+        break
+    else:
+      return
+    if not done.wait(_GRACE):
+      print(Preempted.line, file=sys.__stderr__, flush=True)
+      try:
+        jax.distributed.shutdown()  # process 0 waits for the others
+      finally:
+        os._exit(Preempted.status)
+
+  threading.Thread(target=watch, daemon=True).start()
+  try:
+    yield
+  finally:
+    done.set()
 
 
 @contextlib.contextmanager

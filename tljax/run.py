@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import tempfile
 from typing import Any
 
@@ -34,8 +35,12 @@ class Run:
 
     Raises:
       InputError: the folder holds something else, or a run and `resume` is False, or
-        another process is at work in it.
+        another process is at work in it; or it is a bucket's.
     """
+    if re.match('[a-z0-9]{2,}:/', str(folder)):  # not to make a folder called gs:
+      raise InputError(
+        f'--out {folder}: a bucket is no folder; mount it, as by gcsfuse, and give that'
+      )
     folder = pathlib.Path(folder)
     config = json.loads(json.dumps(config))
     written = processes.from_first(lambda: _open(folder, config, resume))

@@ -10,6 +10,7 @@ moments, per domain or of both, the MMD, CORAL, a nuclear norm.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -88,11 +89,31 @@ def of_state(state: Any, mesh: Mesh) -> Any:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-  """Places a tree of arrays, each of which every process has whole."""
+  """Places a tree of arrays, each of which every process has whole, or placed already.
+
+  Of an array of the host no device gets more than its share.
+  """
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings)
+
+  def place(leaf, sharding):
+    if isinstance(leaf, np.ndarray):
+      return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+    return leaf
+
+  tree = jax.tree.map(place, tree, shardings)
+  if jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, tree, shardings)):
+    return tree
   # Onto devices of other processes `device_put` takes no typed keys.
   return jax.jit(lambda tree: tree, out_shardings=shardings)(tree)
+
+
+def in_shares(function: Callable[..., Any], mesh: Mesh, *arguments) -> Callable:
+  """Returns `function` of such arguments, jitted, so that each device computes of the
+  result the share that `of_state` gives it, and never holds the whole.
+  """
+  shardings = of_state(jax.eval_shape(function, *arguments), mesh)
+  return jax.jit(function, out_shardings=shardings)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
@@ -123,6 +144,17 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.device_put(array, sharding)
 
   return jax.tree.map(place, batch)
+
+
+def rows_here(mesh: Mesh, rows: int) -> np.ndarray:
+  """Which rows of a batch this process's devices take; `shard_batch` wants these."""
+  slices = of_batch(mesh).addressable_devices_indices_map((rows,)).values()
+  return np.unique(np.concatenate([np.arange(rows)[where] for where in slices]))
+
+
+def of_processes() -> Mesh | None:
+  """Mesh of all devices of several processes; None of one, which has its first."""
+  return data_mesh() if jax.process_count() > 1 else None
 
 
 def mesh_of(tree: Any) -> Mesh | None:

@@ -2,10 +2,9 @@
 
 import collections
 import contextlib
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -13,12 +12,11 @@ import numpy as np
 
 from tljax import processes, sharding, sweep, watch
 from tljax.checkpoint import Checkpoints
-from tljax.data.augment import to_float
 from tljax.data.batches import Stream, read_ahead, stack
 from tljax.data.dataset import Dataset, judging_split
-from tljax.data.images import Images
 from tljax.errors import InputError
-from tljax.measures import scores
+from tljax.inference import predictor
+from tljax.measures import scores, validators
 from tljax.method import Batch, Method, TrainState, Variables
 from tljax.run import Run
 
@@ -37,6 +35,7 @@ def fit(
   every: int | None = None,
   run: Run | None = None,
   name: str = 'train',
+  best: str | None = None,
   mesh: jax.sharding.Mesh | None = None,
   profile: tuple[int, int] | None = None,
 ) -> tuple[TrainState, list[dict]]:
@@ -57,6 +56,7 @@ def fit(
     every: steps between records; by default a tenth of `steps`.
     run: folder for records and checkpoints; without it nothing is written.
     name: of this training within the run.
+    best: the figure by which the best checkpoint is kept beside the last two.
     mesh: devices that share each batch, and the state too along its axis 'fsdp'; by
       default all of them share the batch alone.
     profile: first step, and the one after the last, of a trace in `run`'s profile/.
@@ -101,7 +101,7 @@ def fit(
             'lower the learning rate'
           )
 
-    def keep(completed):
+    def keep(completed, figure=None):
       settle()
       if run and completed > first:
         with watcher.spending('save'):
@@ -110,7 +110,7 @@ def fit(
               f'{name}: step {completed} left parameters that are not finite; '
               'lower the learning rate'
             )
-          checkpoints.save(completed, state)
+          checkpoints.save(completed, state, figure)
 
     ahead = stack.enter_context(_ahead(batches, first, steps, mesh))
     stack.enter_context(watch.full_memory_explained(name))
@@ -139,7 +139,7 @@ def fit(
         if run:
           run.log(name, record)
         watcher.record(record)
-        keep(completed)
+        keep(completed, record.get(best))
         started += time.perf_counter() - paused
       if (reason := stop()) is not None:
         keep(completed)
@@ -203,8 +203,9 @@ def trial(
 ) -> Trial:
   """Initialises, fits and judges a method with one seed; `options` are `fit`'s.
 
-  The 'validation' split gives the curve, of a regression that of R squared; the 'test'
-  split, where there is one, the final accuracy. No choice is made by either.
+  The 'validation' split gives the curves: of accuracy and, which takes no labels, of
+  InfoMax; of a regression that of R squared. The 'test' split, where there is one,
+  gives the final accuracy, of the last state.
   """
   mesh = mesh or sharding.data_mesh()
   logits, validation = predictor(method), splits['validation']
@@ -212,11 +213,14 @@ def trial(
   def evaluate(state):
     outputs, labels = logits(state, validation.images), validation.labels
     if validation.classes:
-      return {'validation_accuracy': scores.accuracy(outputs, labels)}
+      return {
+        'validation_accuracy': scores.accuracy(outputs, labels),
+        'validation_infomax': validators.information(outputs),
+      }
     return {'validation_r2': scores.regression(outputs, labels)['r2']}
 
   with _ahead(batches, 0, 1, mesh) as ahead:
-    state = method.init(jax.random.key(seed), variables, next(ahead))
+    state = begin(method, jax.random.key(seed), variables, next(ahead), mesh)
   state, records = fit(
     method,
     state,
@@ -231,6 +235,21 @@ def trial(
   outputs = logits(state, test.images)
   accuracy = scores.accuracy(outputs, test.labels) if test.classes else math.nan
   return Trial(state, records, outputs, accuracy)
+
+
+def begin(
+  method: Method,
+  key: jax.Array,
+  variables: Variables | None,
+  batch: Batch,
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """Initialises a method; where devices share the state none ever holds the whole."""
+  if mesh.shape.get('fsdp', 1) == 1:
+    return method.init(key, variables, batch)
+  variables = sharding.put(variables, sharding.of_state(variables, mesh))
+  arguments = key, variables, batch
+  return sharding.in_shares(method.init, mesh, *arguments)(*arguments)
 
 
 def trials_at_once(
@@ -290,7 +309,7 @@ def compare(
 ) -> dict[str, list[Trial]]:
   """Runs plans by seed and name, all with the same steps and on the same splits.
 
-  `options` are `fit`'s: the mesh, the steps to profile.
+  `options` are `fit`'s: the mesh, the steps to profile, the figure of the best.
 
   Returns:
     By name, a trial a seed.
@@ -317,67 +336,8 @@ def compare(
   return dict(trials)
 
 
-@functools.lru_cache(maxsize=16)
-def predictor(
-  method: Method, batch_size: int = 256
-) -> Callable[[TrainState, np.ndarray], np.ndarray]:
-  """Returns `(state, images) -> logits` over a whole set, compiled once.
-
-  Images are (N, H, W, C) uint8, logits (N, K) float32. Where the state is on several
-  devices they share each batch, and every process has all logits.
-  """
-  predict = jax.jit(lambda state, images: method.predict(state, to_float(images)))
-
-  def logits(state, images):
-    mesh = sharding.mesh_of(state)
-    if mesh is None:
-      return in_batches(functools.partial(predict, state), images, batch_size)
-    place = sharding.of_batch(mesh)
-
-    def shared(part):
-      # Every process reads the whole part; its devices take their rows of it.
-      rows = jax.make_array_from_callback(part.shape, place, part.__getitem__)
-      return predict(state, rows)
-
-    return in_batches(shared, images, -(-batch_size // mesh.size) * mesh.size)
-
-  return logits
-
-
-def in_batches(
-  function: Callable[[np.ndarray], jax.Array],
-  array: np.ndarray | Images,
-  batch_size: int,
-) -> np.ndarray:
-  """Returns `function(array)`, computed over batches that all have one shape.
-
-  The padding's results are dropped, so every row counts once and the function is
-  compiled once; see `padded_batches`.
-  """
-  parts = [processes.fetch(function(p)) for p in padded_batches(array, batch_size)]
-  return np.concatenate(parts)[: len(array)]
-
-
-def padded_batches(array: np.ndarray | Images, batch_size: int) -> Iterator[np.ndarray]:
-  """Yields batches that all have one shape: the last is padded with zeros.
-
-  Images that are decoded as they are used are read ahead.
-  """
-
-  def read(i):
-    part = array[i * batch_size : (i + 1) * batch_size]
-    padding = [(0, batch_size - len(part))] + [(0, 0)] * (array.ndim - 1)
-    return np.pad(part, padding)
-
-  count = -(-len(array) // batch_size)
-  if isinstance(array, np.ndarray):
-    yield from map(read, range(count))
-  else:
-    with contextlib.closing(read_ahead(Stream(read, None), 0, count)) as ahead:
-      yield from ahead
-
-
 def _resume(checkpoints, run, name, state):
-  step = checkpoints.latest_step()
-  run.rewind(name, step or 0)
-  return state if step is None else checkpoints.restore(like=state)
+  found = checkpoints.latest_step() is not None
+  state = checkpoints.restore(like=state) if found else state
+  run.rewind(name, int(state.step) if found else 0)  # which may not be the latest
+  return state

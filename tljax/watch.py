@@ -152,6 +152,6 @@ def full_memory_explained(name: str) -> Iterator[None]:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     raise InputError(
-      f"{name}: the device's memory is full; lower --batch-size, build the model with "
-      'remat=True, which computes activations again, or share it by --mesh fsdp=N'
+      f"{name}: the device's memory is full; lower --batch-size, compute activations "
+      'again by --remat, or share the state by --mesh fsdp=N'
     ) from error

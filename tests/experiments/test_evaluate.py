@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import trained
+from tljax.checkpoint import Checkpoints
 from tljax.data import loading
+from tljax.run import Run
 
 CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 12, '--seeds', 1)
 
@@ -33,6 +35,10 @@ def test_figures_are_of_the_split(launch, run, pets, tmp_path):
   for k, name in enumerate(('cat', 'dog')):
     recall = right[test.labels == k].mean()
     assert result['classes'][name]['recall'] == pytest.approx(recall)
+  records = Run(run).records()
+  best = max(records, key=lambda r: (r['validation_accuracy'], r['step']))
+  with Checkpoints(run / 'checkpoints' / best['run']) as checkpoints:
+    assert checkpoints.best_step() == best['step']
   page = (out / 'report.html').read_text()
   assert page.count('data:image/png') == (2 if right.all() else 3)
 
@@ -63,6 +69,23 @@ def test_mistakes_are_shown_with_their_evidence(launch, run, pets, tmp_path):
     assert ended.status == 0, ended.err
     pages.append('alt="Mistakes"' in (out / 'report.html').read_text())
   assert any(pages)
+
+
+def test_the_best_is_put_to_use_where_that_is_asked(
+  launch, run, pets, tmp_path, monkeypatch
+):
+  read, restore_part = [], Checkpoints.restore_part
+  monkeypatch.setattr(Checkpoints, 'best_step', lambda _: 8)
+  monkeypatch.setattr(
+    Checkpoints,
+    'restore_part',
+    lambda self, like, step: read.append(step) or restore_part(self, like, step),
+  )
+  for flags in ((), ('--best',)):
+    flags = ('--data', f'folder:{pets}', *flags, '--out', tmp_path / f'judged{flags}')
+    ended = launch('evaluate', '--run', run, *flags)
+    assert ended.status == 0, ended.err
+  assert read == [9, 8]
 
 
 def test_bad_input_is_one_line(launch, run, pets, tmp_path):

@@ -1,7 +1,9 @@
 """The launchers: linted, tried on stand-ins of the clusters' commands, and parsed."""
 
+import math
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -67,12 +69,43 @@ def test_slurm_starts_again_what_was_preempted(run, status, requeued):
   assert ('scontrol requeue 7' in calls) == requeued
 
 
-def test_jobset_has_flags_that_there_are():
-  jobset = yaml.safe_load((LAUNCH / 'jobset.yaml').read_text())
-  assert (jobset['apiVersion'], jobset['kind']) == (
-    'jobset.x-k8s.io/v1alpha2',
-    'JobSet',
-  )
+@pytest.fixture
+def jobset():
+  return yaml.safe_load((LAUNCH / 'jobset.yaml').read_text())
+
+
+def test_jobset_is_one(jobset):
+  """By the fields of v1alpha2, and what of Kubernetes YAML tempts one to get wrong."""
+  assert jobset.keys() == {'apiVersion', 'kind', 'metadata', 'spec'}
+  named = jobset['apiVersion'], jobset['kind']
+  assert named == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
+  assert jobset['spec'].keys() == {'failurePolicy', 'replicatedJobs'}
+  assert jobset['spec']['failurePolicy'].keys() == {'maxRestarts'}
+  (workers,) = jobset['spec']['replicatedJobs']
+  assert workers.keys() == {'name', 'replicas', 'template'}
+  pod = workers['template']['spec']['template']['spec']
+  (container,) = pod['containers']
+  names = [jobset['metadata']['name'], workers['name'], container['name']]
+  assert all(re.fullmatch('[a-z0-9]([-a-z0-9]*[a-z0-9])?', name) for name in names)
+  assert {m['name'] for m in container['volumeMounts']} == {
+    volume['name'] for volume in pod['volumes']
+  }
+  assert pod['restartPolicy'] == 'Never'  # the set is what restarts
+  texts = [*pod['nodeSelector'].values(), *container['command'], *container['args']]
+  assert all(isinstance(text, str) for text in texts)  # "true", which YAML takes apart
+  topology = pod['nodeSelector']['cloud.google.com/gke-tpu-topology']
+  assert math.prod(map(int, topology.split('x'))) == 64
+
+
+def test_jobset_has_pods_of_kubernetes(jobset):
+  """By its own schema, where the package of it, which is large, is installed."""
+  validator = pytest.importorskip('kubernetes_validate')
+  job = jobset['spec']['replicatedJobs'][0]['template']
+  job = {'apiVersion': 'batch/v1', 'kind': 'Job', 'metadata': {'name': 'job'}, **job}
+  validator.validate(job, '1.37', strict=True)
+
+
+def test_jobset_has_flags_that_there_are(jobset):
   job = jobset['spec']['replicatedJobs'][0]['template']['spec']
   assert job['completionMode'] == 'Indexed'
   assert job['parallelism'] == job['completions'] and job['backoffLimit'] == 0

@@ -1,9 +1,10 @@
 """Flags of where a run is carried out: not of its result, and refused early."""
 
 import jax
+import numpy as np
 import pytest
 
-from experiments import cli
+from experiments import cli, finetune
 from experiments.machine import Machine
 from tljax.errors import InputError
 
@@ -28,6 +29,19 @@ def test_a_run_goes_on_elsewhere(tmp_path):
   ]
   for one in flags:
     one.open_run()
+
+
+def test_activations_are_computed_again_where_that_is_asked(tmp_path):
+  """In a run that the memory was too small for, gone on with by --resume."""
+  images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+  for remat in (False, True):
+    common = {'model': 'cifar_resnet20', 'out': tmp_path, 'resume': True}
+    flags = finetune.Flags(data='digits', remat=remat, **common)
+    model = flags.build_model(2)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    program = jax.make_jaxpr(model.apply)(variables, images)
+    assert (' remat' in str(program) or ' checkpoint[' in str(program)) == remat
+    flags.open_run()
 
 
 def test_nans_are_looked_for_only_where_that_is_asked():

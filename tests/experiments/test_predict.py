@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from experiments import trained
+from tljax.checkpoint import Checkpoints
 from tljax.data import Transform, loading
+from tljax.run import Run
 
 CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 12, '--seeds', 1)
 
@@ -66,6 +68,11 @@ def test_any_strategy_of_a_run(launch, pets, tmp_path):
   assert not np.array_equal(logits['source_only'], logits['dann'])
   np.testing.assert_array_equal(logits[None], logits['dann'])
   assert networks[None].name == 'dann-0'
+  for name in ('source_only-0', 'dann-0'):  # without a label of the target
+    records = Run(run).records(name)
+    best = max(records, key=lambda r: (r['validation_infomax'], r['step']))
+    with Checkpoints(run / 'checkpoints' / name) as checkpoints:
+      assert checkpoints.best_step() == best['step']
   out = tmp_path / 'out.json'
   ended = launch(
     'predict', '--run', run, '--strategy', 'cdan', '--images', pets, '--out', out

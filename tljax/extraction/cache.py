@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tljax import processes
 from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.method import path_name
@@ -65,8 +66,11 @@ def cached(
   path = folder / f'{key}.npy'
   try:
     # A file that was cut short later is not mapped, and computed anew.
+    found = None
     with contextlib.suppress(FileNotFoundError, ValueError, EOFError):
-      return np.load(path, mmap_mode='r')
+      found = np.load(path, mmap_mode='r')
+    if all(processes.from_all(found is not None)):  # else all share the work
+      return found
     folder.mkdir(parents=True, exist_ok=True)
     _write(path, rows, blocks)
     return np.load(path, mmap_mode='r')

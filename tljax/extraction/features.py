@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tljax import processes, sharding
 from tljax.data.augment import Augment, each, to_float
 from tljax.data.dataset import Dataset
 from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.extraction.cache import cached, digest
+from tljax.inference import padded_batches
 from tljax.method import Variables
 from tljax.progress import Bar
-from tljax.train import padded_batches
 
 Pooling = Literal['mean', 'max', 'flatten']
 
@@ -37,6 +38,8 @@ def extract(
 ) -> np.ndarray:
   """Returns the backbone's output at an endpoint, in evaluation mode, as float32.
 
+  Several processes share the images, and each has all features.
+
   Args:
     model: a `Classifier`; its head is not run.
     variables: its variables; the head's may be missing.
@@ -47,7 +50,7 @@ def extract(
     views: of each image. Row v * N + i of the result is view v of image i; view 0 is
       the image as it is, and each other one is drawn by seed, v and i alone.
     seed: of the views.
-    batch_size: images in one forward pass.
+    batch_size: images in one forward pass, of each process.
     cache: folder that keeps the result, memory-mapped, by the content of all that it
       depends on: the images, the backbone's variables, the computation. Without it
       the result is in memory.
@@ -63,6 +66,10 @@ def extract(
     for collection, tree in variables.items()
     if 'backbone' in tree
   }
+  placed, mesh = variables, sharding.of_processes()
+  if mesh is not None:
+    variables = jax.tree.map(processes.fetch, variables)
+    placed = sharding.put(variables, sharding.of_state(variables, mesh))
   programs = [_plain(model, endpoint, pooling)]
   if views > 1:
     programs.append(_augmented(model, endpoint, pooling, augment))
@@ -71,8 +78,9 @@ def extract(
   def blocks():
     with Bar('features', 0, rows, 'image') as bar:
       for view in range(views):
-        run = functools.partial(programs[min(view, 1)], variables)
-        yield from _view(run, images, batch_size, _key(seed, view), bar, view)
+        run = functools.partial(programs[min(view, 1)], placed)
+        batches = padded_batches(images, batch_size, mesh)
+        yield from _view(run, batches, len(images), _key(seed, view), bar, view)
 
   if cache is None:
     return np.concatenate(list(blocks()))
@@ -185,12 +193,12 @@ def _text(program, *arguments):
   return program.trace(*arguments).lower(lowering_platforms=('cpu',)).as_text()
 
 
-def _view(run, images, batch_size, key, bar, view) -> Iterator[np.ndarray]:
+def _view(run, batches, count, key, bar, view) -> Iterator[np.ndarray]:
   """Yields the features of one view, batch by batch."""
-  done, count = 0, len(images)
-  for batch in padded_batches(images, batch_size):
-    indices = done + np.arange(batch_size, dtype=np.int32)
-    result = np.asarray(run(batch, indices, key))[: count - done]
+  done = 0
+  for batch in batches:
+    indices = done + np.arange(len(batch), dtype=np.int32)
+    result = processes.fetch(run(batch, indices, key))[: count - done]
     done += len(result)
     yield result
     bar.update(view * count + done)

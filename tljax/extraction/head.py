@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from tljax.extraction.features import Pooling, pool
+from tljax.inference import in_batches
 from tljax.method import Variables
 from tljax.models.base import Classifier, FlattenMLP, Linear
-from tljax.train import in_batches
 
 
 class Head(NamedTuple):

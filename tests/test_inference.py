@@ -1,0 +1,44 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tljax import inference, sharding
+from tljax.finetuning import plain
+
+
+@pytest.mark.parametrize('size', [1, 3, 4, 8, 9])
+def test_in_batches_counts_every_row_once_in_one_compilation(size):
+  double = jax.jit(lambda x: 2 * x.sum(1))
+  rows = np.arange(3 * size, dtype=np.float32).reshape(size, 3)
+  result = inference.in_batches(double, rows, 4)
+  np.testing.assert_array_equal(result, 2 * rows.sum(1))
+  assert double._cache_size() == 1
+
+
+def test_predictor_is_predict_over_a_whole_set_in_one_compilation(model, domains):
+  traced, method = [], plain.method(model, optax.sgd(0.1))
+  state = method.init(jax.random.key(0), None, {'image': np.zeros((1, 16, 16, 3))})
+
+  def predict(state, images):
+    traced.append(images.shape)
+    return method.predict(state, images)
+
+  images = domains['digits']['validation'].images[:21]
+  logits = inference.predictor(method._replace(predict=predict), batch_size=8)
+  wanted = method.predict(state, images.astype(np.float32) / 255)
+  np.testing.assert_allclose(logits(state, images), wanted, rtol=1e-4, atol=1e-6)
+  logits(state, images[:5])
+  assert traced == [(8, 16, 16, 3)]
+
+
+def test_predictions_are_of_all_devices(model, one_device):
+  """The same on shared and on whole states, for sets that do not divide."""
+  images = np.random.default_rng(0).integers(0, 256, (21, 16, 16, 3), np.uint8)
+  method = plain.method(model, optax.sgd(0.1))
+  state = method.init(jax.random.key(0), None, {'image': np.zeros((1, 16, 16, 3))})
+  wanted = inference.predictor(method, 8)(state, images)
+  mesh = sharding.parse_mesh('data=2,fsdp=4')
+  shared = sharding.put(state, sharding.of_state(state, mesh))
+  found = inference.predictor(method, 9)(shared, images)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

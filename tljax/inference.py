@@ -1,0 +1,81 @@
+"""A network over a whole set, batch by batch: every row once, compiled once."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from tljax import processes, sharding
+from tljax.data.augment import to_float
+from tljax.data.batches import Stream, read_ahead
+from tljax.data.images import Images
+from tljax.method import Method, TrainState
+
+
+@functools.lru_cache(maxsize=16)
+def predictor(
+  method: Method, batch_size: int = 256
+) -> Callable[[TrainState, np.ndarray], np.ndarray]:
+  """Returns `(state, images) -> logits` over a whole set, compiled once.
+
+  Images are (N, H, W, C) uint8, logits (N, K) float32. Where the state is on several
+  devices they share each batch, and every process has all logits.
+  """
+  predict = jax.jit(lambda state, images: method.predict(state, to_float(images)))
+
+  def logits(state, images):
+    run = functools.partial(predict, state)
+    return in_batches(run, images, batch_size, sharding.mesh_of(state))
+
+  return logits
+
+
+def in_batches(
+  function: Callable[[np.ndarray], jax.Array],
+  array: np.ndarray | Images,
+  batch_size: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> np.ndarray:
+  """Returns `function(array)`, computed over batches that all have one shape.
+
+  The padding's results are dropped, so every row counts once and the function is
+  compiled once; see `padded_batches`. Every process has all results.
+  """
+  batches = padded_batches(array, batch_size, mesh)
+  return np.concatenate([processes.fetch(function(b)) for b in batches])[: len(array)]
+
+
+def padded_batches(
+  array: np.ndarray | Images, batch_size: int, mesh: jax.sharding.Mesh | None = None
+) -> Iterator[np.ndarray | jax.Array]:
+  """Yields batches that all have one shape: the last is padded with zeros.
+
+  Images that are decoded as they are used are read ahead.
+
+  Args:
+    array: (N, ...).
+    batch_size: rows of a batch, for each process; rounded up to fit the mesh.
+    mesh: its devices share each batch, and each process reads what its own take; by
+      default a batch is of the host, and the same at every process.
+  """
+  mine = np.arange(batch_size)
+  if mesh is not None:
+    batch_size = -(-batch_size * jax.process_count() // mesh.size) * mesh.size
+    mine = sharding.rows_here(mesh, batch_size)
+
+  def read(i):
+    rows = i * batch_size + mine
+    part = array[rows[rows < len(array)]]
+    padding = [(0, len(rows) - len(part))] + [(0, 0)] * (array.ndim - 1)
+    return np.pad(part, padding)
+
+  count = -(-len(array) // batch_size)
+  with contextlib.ExitStack() as stack:
+    parts = map(read, range(count))
+    if not isinstance(array, np.ndarray):
+      parts = read_ahead(Stream(read, None), 0, count)
+      stack.enter_context(contextlib.closing(parts))
+    for part in parts:
+      yield part if mesh is None else sharding.shard_batch(part, mesh)
