@@ -29,7 +29,7 @@ def test_scores_have_columns_of_their_own():
   (row,) = report.strategy_rows({'osbp': summary})
   columns = ['strategy', 'accuracy (%)', 'OS* (%)', 'HOS (%)', 'seconds']
   assert list(row) == columns and row['OS* (%)'] == '60.0 ± 14.1'
-  other = report.summarise([0.5], [1.0], os_star=[0.9], hos=[0.5])
+  other = report.summarise([0.5] * 2, [1.0] * 2, os_star=[0.9] * 2, hos=[0.5] * 2)
   (row,) = report.grid_rows({'osbp': {'a to b': summary, 'b to a': other}})
   assert row['mean OS*'] == '75.0' and row['mean HOS'] == '40.0'
   assert list(row)[-3:] == ['mean OS*', 'mean HOS', 'seconds']
@@ -215,12 +215,12 @@ def test_a_grid_of_methods_and_tasks_has_their_means(tmp_path, capsys):
   rows = report.grid_rows(figures)
   assert rows[0] == {
     'method': 'dann',
+    'mean': '70.0 ± 7.1',
     'a to b': '60.0 ± 14.1',
     'b to a': '80.0 ± 0.0',
-    'mean': '70.0',
     'seconds': '3.0',
   }
-  assert rows[1]['mean'] == '50.0'
+  assert rows[1]['mean'] == '50.0 ± 0.0'
   (axes,) = report.grid(figures).axes
   assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.7, 0.5])
   dots = {line.get_label(): [*line.get_xdata()] for line in axes.lines}

@@ -84,9 +84,9 @@ _COLUMNS = {
 
 
 def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
-  """Rows of a table of methods by tasks, from `summarise`, and of their means.
+  """Rows of a table of methods by tasks, from `summarise`, their means first.
 
-  Where a method is the oracle, the gap to its mean is in percentage points.
+  The mean's deviation is that of the seeds' means over tasks. Where a method is the oracle, the gap to its mean is in percentage points.
   """
   everything = {key for tasks in figures.values() for f in tasks.values() for key in f}
 
@@ -96,9 +96,9 @@ def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
   return [
     {
       'method': method,
-      **{task: _spread(f, 'accuracy') for task, f in tasks.items()},
-      'mean': f'{100 * _mean(tasks, "accuracy_mean"):.1f}',
+      'mean': _spread(_over_tasks(tasks), 'accuracy'),
       **({'gap': f'{100 * gap(tasks):.1f}'} if 'oracle' in figures else {}),
+      **{task: _spread(f, 'accuracy') for task, f in tasks.items()},
       **{
         heading: write(_mean(tasks, key)) if _has(tasks, key) else ''
         for key, (heading, write) in _COLUMNS.items()
@@ -107,6 +107,12 @@ def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
     }
     for method, tasks in figures.items()
   ]
+
+
+def _over_tasks(tasks):
+  seeds = np.mean([figures['accuracy'] for figures in tasks.values()], 0)
+  deviation = np.std(seeds, ddof=min(1, len(seeds) - 1))
+  return {'accuracy_mean': np.mean(seeds), 'accuracy_std': deviation}
 
 
 def _spread(figures, name):
@@ -251,8 +257,10 @@ def grid(figures: Mapping[str, Mapping[str, dict]]) -> Figure:
   axes.barh(range(len(methods)), means, color='0.85')
   for i, task in enumerate(tasks):
     values = [figures[method][task]['accuracy_mean'] for method in methods]
-    colour = _COLOURS[i % len(_COLOURS)]
-    axes.plot(values, range(len(methods)), 'o', color=colour, ms=4, label=task)
+    turn, colour = divmod(i, len(_COLOURS))
+    marker = 'osD^v'[turn % 5]
+    style = {'color': _COLOURS[colour], 'ms': 4, 'label': task}
+    axes.plot(values, range(len(methods)), marker, **style)
   axes.set_yticks(range(len(methods)), methods)
   axes.invert_yaxis()
   axes.set(xlabel='accuracy; the bar is the mean over tasks', xlim=(0, 1))
