@@ -86,7 +86,8 @@ _COLUMNS = {
 def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
   """Rows of a table of methods by tasks, from `summarise`, their means first.
 
-  The mean's deviation is that of the seeds' means over tasks. Where a method is the oracle, the gap to its mean is in percentage points.
+  The mean's deviation is that of the seeds' means over tasks. Where a method is the
+  oracle, the gap to its mean is in percentage points.
   """
   everything = {key for tasks in figures.values() for f in tasks.values() for key in f}
 
