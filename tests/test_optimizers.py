@@ -194,14 +194,12 @@ def test_each_frozen_stage_saves_its_backward_pass():
 
   counts = [step_flops(labels.up_to(model.spec, s)) for s in model.spec.stages]
   counts = [step_flops(), *counts]
-  # A 3x3 convolution meets (3n - 2)^2 pairs of pixels of an n x n map, and so does its
-  # input's gradient; the kernel's, by products with the padded map, (3n)^2. Two
-  # operations a multiply-add. The first stage has no input gradient; the second's goes
-  # when the first stage is frozen.
+  # By products with windows of the padded map, n x n, each gradient of a 3x3 convolution
+  # takes (3n)^2 pairs of pixels. Two operations a multiply-add. The first stage has no
+  # input gradient; the second's goes when the first stage is frozen.
   shapes = ((16, 3, 16), (8, 16, 32), (4, 32, 64))
-  inputs = [2 * 16 * (3 * n - 2) ** 2 * i * o for n, i, o in shapes]
-  kernels = [2 * 16 * (3 * n) ** 2 * i * o for n, i, o in shapes]
+  products = [2 * 16 * (3 * n) ** 2 * i * o for n, i, o in shapes]
   saved = -np.diff(counts)
-  want = [kernels[0] + inputs[1], kernels[1] + inputs[2], kernels[2]]
+  want = [products[0] + products[1], products[1] + products[2], products[2]]
   np.testing.assert_allclose(saved, want, rtol=0.2)  # the norms are the rest
   assert counts[-1] < counts[0] / 2

@@ -29,11 +29,15 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=[1, 8])
+@pytest.fixture(params=[(1, 0), (8, 0), (1, convolution._WINDOWS)])
 def devices(request, monkeypatch):
-  """On one device image by image, few at a time; on several all at once."""
-  monkeypatch.setattr(jax, 'device_count', lambda: request.param)
+  """On one device image by image, few at a time, on several all at once; windows are
+  laid side by side, or are not.
+  """
+  devices, windows = request.param
+  monkeypatch.setattr(jax, 'device_count', lambda: devices)
   monkeypatch.setattr(convolution, '_ROWS', 200)
+  monkeypatch.setattr(convolution, '_WINDOWS', windows)
 
 
 @pytest.mark.parametrize(('shape', 'kernel', 'strides', 'padding'), CASES)

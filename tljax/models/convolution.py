@@ -3,12 +3,15 @@
 XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed. As one
 matrix product for each position of the kernel, image by image so that the slices stay
 in the processor's cache, it has most of it; and a 1x1 convolution is a matrix product.
-Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
+So is any whose windows, laid side by side, are few, such as a LeNet's: forth, where XLA
+needs eight times as long for three channels, and back. Elsewhere, and where
+TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
 """
 
 import contextlib
 import contextvars
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -20,6 +23,7 @@ from jax import lax
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache, and columns below which a product is slow.
 _ROWS, _COLUMNS = 2048, 32
+_WINDOWS = 1 << 24  # bytes of a batch's, up to which to lay them side by side pays
 _by_xla = contextvars.ContextVar(
   'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
 )
@@ -118,9 +122,38 @@ def _outer(x, grad):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x, kernel, strides, padding):
+  extent = _extent(x.shape, kernel.shape, strides, padding)
+  if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, extent):
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    windows = jnp.concatenate(_slices(x, kernel.shape, strides, extent), -1)
+    return _multiply(windows, kernel.reshape(-1, kernel.shape[3]))
+  return _convolve_by_xla(x, kernel, strides, padding)
+
+
+def _convolve_by_xla(x, kernel, strides, padding):
   return lax.conv_general_dilated(
     x, kernel, strides, padding, dimension_numbers=_DIMENSIONS
   )
+
+
+def _extent(images, kernel, strides, padding):
+  """Height and width of what the convolution of these shapes gives."""
+  sides = zip(images[1:3], kernel[:2], strides, padding, strict=True)
+  return [(n + sum(pads) - size) // stride + 1 for n, size, stride, pads in sides]
+
+
+def _few_windows(x, kernel, extent):
+  windows = len(x) * math.prod(extent) * math.prod(kernel.shape[:3])
+  return windows * x.dtype.itemsize <= _WINDOWS
+
+
+def _slices(x, kernel, strides, extent):
+  """Of padded images, for each position of the kernel the pixels that it meets."""
+  return [
+    x[:, i :: strides[0], j :: strides[1]][:, : extent[0], : extent[1]]
+    for i in range(kernel[0])
+    for j in range(kernel[1])
+  ]
 
 
 def _forward(x, kernel, strides, padding):
@@ -129,16 +162,42 @@ def _forward(x, kernel, strides, padding):
 
 def _backward(strides, padding, residuals, grad):
   x, kernel = residuals
-
-  def of_images(x):
-    return _convolve.fun(x, kernel, strides, padding)
-
-  (x_grad,) = jax.vjp(of_images, x)[1](grad)
+  if _few_windows(x, kernel, grad.shape[1:3]):
+    x_grad = _image_gradient(grad, kernel, x.shape, strides, padding).astype(x.dtype)
+  else:
+    _, pull = jax.vjp(lambda x: _convolve_by_xla(x, kernel, strides, padding), x)
+    (x_grad,) = pull(grad)
   kernel_grad = _kernel_gradient(x, grad, kernel.shape, strides, padding)
   return x_grad, kernel_grad.astype(kernel.dtype)
 
 
 _convolve.defvjp(_forward, _backward)
+
+
+def _image_gradient(grad, kernel, shape, strides, padding):
+  """Adds up, for each position of the kernel, what the pixels that it meets get."""
+  height, width, channels, features = kernel.shape
+  windows = lax.dot_general(
+    grad,
+    kernel.reshape(-1, features),
+    (((3,), (1,)), ((), ())),
+    preferred_element_type=_wide(grad.dtype),
+  )
+  parts = jnp.split(windows, height * width, -1)
+  padded = [n + sum(pads) for n, pads in zip(shape[1:3], padding, strict=True)]
+
+  def place(number):
+    """Low, high and interior padding of the part, on either axis."""
+    for axis, start in enumerate(divmod(number, width)):
+      last = start + (grad.shape[1 + axis] - 1) * strides[axis]
+      yield start, padded[axis] - last - 1, strides[axis] - 1
+
+  whole = sum(
+    lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *place(i), (0, 0, 0)])
+    for i, part in enumerate(parts)
+  )
+  (top, _), (left, _) = padding
+  return whole[:, top : top + shape[1], left : left + shape[2]]
 
 
 def _kernel_gradient(x, grad, shape, strides, padding):
@@ -152,11 +211,7 @@ def _kernel_gradient(x, grad, shape, strides, padding):
     images = max(i for i in range(1, fitting + 1) if count % i == 0)
 
   def gradient(x, grad):
-    parts = [
-      x[:, i :: strides[0], j :: strides[1]][:, : extent[0], : extent[1]]
-      for i in range(shape[0])
-      for j in range(shape[1])
-    ]
+    parts = _slices(x, shape, strides, extent)
     if shape[2] < _COLUMNS:
       parts = [jnp.concatenate(parts, -1)]
     return jnp.concatenate([_outer(part, grad) for part in parts]).reshape(shape)
