@@ -194,7 +194,7 @@ def test_each_frozen_stage_saves_its_backward_pass():
 
   counts = [step_flops(labels.up_to(model.spec, s)) for s in model.spec.stages]
   counts = [step_flops(), *counts]
-  # By products with windows of the padded map, n x n, each gradient of a 3x3 convolution
+  # By products with windows of the padded n x n map, each gradient of a 3x3 convolution
   # takes (3n)^2 pairs of pixels. Two operations a multiply-add. The first stage has no
   # input gradient; the second's goes when the first stage is frozen.
   shapes = ((16, 3, 16), (8, 16, 32), (4, 32, 64))
