@@ -34,8 +34,6 @@ _PANELS = 4  # in a row
 _COLOURS = matplotlib.colormaps['tab10'].colors
 
 Rows = Sequence[Mapping[str, str]]  # one dict a row, all with the same keys
-
-
 SCORES = {'os_star': 'OS*', 'unk': 'UNK', 'hos': 'HOS'}  # see `scores.open_set`
 
 
@@ -112,8 +110,7 @@ def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
 
 def _over_tasks(tasks):
   seeds = np.mean([figures['accuracy'] for figures in tasks.values()], 0)
-  deviation = np.std(seeds, ddof=min(1, len(seeds) - 1))
-  return {'accuracy_mean': np.mean(seeds), 'accuracy_std': deviation}
+  return summarise(seeds, seconds=[0.0])
 
 
 def _spread(figures, name):
@@ -246,7 +243,7 @@ def bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
 
 
 def grid(figures: Mapping[str, Mapping[str, dict]]) -> Figure:
-  """Plots methods by their mean over tasks; each task is a dot, joined over methods.
+  """Plots methods by their mean over tasks; each task is a dot.
 
   Args:
     figures: by method, by task, from `summarise`.
@@ -259,9 +256,8 @@ def grid(figures: Mapping[str, Mapping[str, dict]]) -> Figure:
   for i, task in enumerate(tasks):
     values = [figures[method][task]['accuracy_mean'] for method in methods]
     turn, colour = divmod(i, len(_COLOURS))
-    marker = 'osD^v'[turn % 5]
     style = {'color': _COLOURS[colour], 'ms': 4, 'label': task}
-    axes.plot(values, range(len(methods)), marker, **style)
+    axes.plot(values, range(len(methods)), 'osD^v'[turn % 5], **style)
   axes.set_yticks(range(len(methods)), methods)
   axes.invert_yaxis()
   axes.set(xlabel='accuracy; the bar is the mean over tasks', xlim=(0, 1))
