@@ -1,9 +1,11 @@
 """What is measured of each candidate network on a target set, and what it says."""
 
 import dataclasses
+import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import jax
@@ -85,9 +87,11 @@ def measure(flags, splits: Mapping[str, Dataset]) -> tuple[Candidate, dict]:
 
 def score(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """Returns all scores of features (N, D) and labels (N,) by name."""
-  # With a busy neighbour, threads wait for each other longer than they work.
-  with threadpool_limits(1):
-    return {k: of(features, labels) for k, of in transferability.OF_FEATURES.items()}
+  rows = np.float64(features)
+  # A thread a score: those of one product wait for each other longer than they work.
+  with threadpool_limits(1), futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    found = pool.map(lambda of: of(rows, labels), transferability.OF_FEATURES.values())
+    return dict(zip(transferability.OF_FEATURES, found, strict=True))
 
 
 def of_predictions(flags, training):
