@@ -28,7 +28,7 @@ p { margin: .3rem 0 .8rem; color: #4a5866; } img { max-width: 100%; }
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #e6eaee; }
 th:first-child, td:first-child { text-align: left; }
-td { font-variant-numeric: tabular-nums; }
+td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
 _PANELS = 4  # in a row
 _COLOURS = matplotlib.colormaps['tab10'].colors
