@@ -59,7 +59,7 @@ def resources(figures: Figures) -> Rows:
 
 
 def verdict(bar: Mapping | None, peer: str | None) -> str:
-  """Such as 'below 0.9'; empty where the bar is of another peer."""
+  """Such as 'BELOW: >= 0.9'; empty where the bar is of another peer."""
   if bar is None or bar['peer'] != peer:
     return ''
   value = f'{bar["value"]:g} s' if peer is None else f'{bar["value"]:g}'

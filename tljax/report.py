@@ -47,12 +47,15 @@ def summarise(
   columns, figures = {'accuracy': accuracies}, {}
   columns |= {name: values for name, values in others.items() if name in SCORES}
   for name, values in columns.items():
-    figures[f'{name}_mean'] = float(np.mean(values))
-    figures[f'{name}_std'] = float(np.std(values, ddof=min(1, len(values) - 1)))
+    figures[f'{name}_mean'], figures[f'{name}_std'] = _moments(values)
     figures[name] = [float(value) for value in values]
   rest = {'seconds': seconds, **others}
   rest = {k: float(np.mean(v)) for k, v in rest.items() if k not in SCORES}
   return {**figures, **rest}
+
+
+def _moments(values):
+  return float(np.mean(values)), float(np.std(values, ddof=min(1, len(values) - 1)))
 
 
 def strategy_rows(strategies: Mapping[str, dict]) -> Rows:
@@ -60,8 +63,8 @@ def strategy_rows(strategies: Mapping[str, dict]) -> Rows:
   return [
     {
       'strategy': name.replace('_', ' '),
-      'accuracy (%)': _spread(s, 'accuracy'),
-      **{f'{heading} (%)': _spread(s, k) for k, heading in SCORES.items() if k in s},
+      'accuracy (%)': _spread(s['accuracy']),
+      **{f'{heading} (%)': _spread(s[k]) for k, heading in SCORES.items() if k in s},
       'seconds': f'{s["seconds"]:.1f}',
     }
     for name, s in strategies.items()
@@ -95,9 +98,9 @@ def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
   return [
     {
       'method': method,
-      'mean': _spread(_over_tasks(tasks), 'accuracy'),
+      'mean': _spread(np.mean([f['accuracy'] for f in tasks.values()], 0)),
       **({'gap': f'{100 * gap(tasks):.1f}'} if 'oracle' in figures else {}),
-      **{task: _spread(f, 'accuracy') for task, f in tasks.items()},
+      **{task: _spread(f['accuracy']) for task, f in tasks.items()},
       **{
         heading: write(_mean(tasks, key)) if _has(tasks, key) else ''
         for key, (heading, write) in _COLUMNS.items()
@@ -108,13 +111,9 @@ def grid_rows(figures: Mapping[str, Mapping[str, dict]]) -> Rows:
   ]
 
 
-def _over_tasks(tasks):
-  seeds = np.mean([figures['accuracy'] for figures in tasks.values()], 0)
-  return summarise(seeds, seconds=[0.0])
-
-
-def _spread(figures, name):
-  return f'{100 * figures[f"{name}_mean"]:.1f} ± {100 * figures[f"{name}_std"]:.1f}'
+def _spread(values):
+  mean, deviation = _moments(values)
+  return f'{100 * mean:.1f} ± {100 * deviation:.1f}'
 
 
 def _has(tasks, key):
