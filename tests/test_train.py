@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,7 +224,8 @@ def test_compare_takes_the_same_steps_of_each_plans_own_batches(
   assert {path.name for path in (tmp_path / 'checkpoints').iterdir()} == set(names)
   for trial, seed in zip(trials['scratch'], (4, 5), strict=True):
     fresh = still.init(jax.random.key(seed), None, stream(0))
-    assert raw(trial.state.params) == raw(fresh.params)
+    # Of batches on eight devices and on none, which are two programs: each may round.
+    chex.assert_trees_all_close(trial.state.params, fresh.params, rtol=1e-6)
     assert int(trial.state.step) == 3
   for trial in trials['tuned']:
     assert raw(trial.state.params) == raw(pretrained['params'])
