@@ -23,7 +23,7 @@ from experiments import selection, strategies
 from tljax import report
 from tljax.data.dataset import Dataset
 from tljax.extraction.features import extract
-from tljax.measures import ranking
+from tljax.measures import ranking, transferability
 from tljax.run import Run
 
 # By network, what was found of it: 'accuracy' and scores.
@@ -72,7 +72,7 @@ def score(flags: strategies.Flags, training: Dataset, cache) -> dict[str, float]
   """All scores of the network that the flags name, on a training set of images."""
   network = flags.build_model(2), flags.load_backbone()
   features = extract(*network, training.images, cache=cache)
-  found = selection.score(features, training.labels)
+  found = transferability.score(features, training.labels)
   return found | selection.of_predictions(flags, training)
 
 

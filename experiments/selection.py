@@ -1,18 +1,15 @@
 """What is measured of each candidate network on a target set, and what it says."""
 
 import dataclasses
-import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from concurrent import futures
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits
 
 from tljax import models, report, weights
 from tljax.data.augment import to_float
@@ -79,19 +76,10 @@ def measure(flags, splits: Mapping[str, Dataset]) -> tuple[Candidate, dict]:
   )
   seconds = (time.perf_counter() - began) / len(training)
   rows, labels = features['train'].images, training.labels
-  scores = score(rows, labels) | of_predictions(flags, training)
+  scores = transferability.score(rows, labels) | of_predictions(flags, training)
   evidence = strategy.measure(rows, labels, count, image_seconds=seconds)
   advice = strategy.choose(evidence, flags.budget)
   return Candidate(scores, _costs(flags, training, backbone), advice), features
-
-
-def score(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-  """Returns all scores of features (N, D) and labels (N,) by name."""
-  rows = np.float64(features)
-  # A thread a score: those of one product wait for each other longer than they work.
-  with threadpool_limits(1), futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    found = pool.map(lambda of: of(rows, labels), transferability.OF_FEATURES.values())
-    return dict(zip(transferability.OF_FEATURES, found, strict=True))
 
 
 def of_predictions(flags, training):

@@ -289,3 +289,13 @@ def test_n_leep_of_clear_clusters_is_zero():
   labels = np.repeat([0, 1], 40)
   features = 0.1 * rng.normal(size=(80, 5)) + 10 * labels[:, None]
   np.testing.assert_allclose(source_predictions.n_leep(features, labels), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize('shape', ['examples', 'wide'])
+def test_all_at_once_are_the_scores_one_by_one(shape, request):
+  features, labels = request.getfixturevalue(shape)
+  features = features + 100.0  # means far from zero, which a Gram matrix may drown in
+  found = transferability.score(features, labels)
+  assert list(found) == list(SCORES)
+  for name, of in SCORES.items():
+    np.testing.assert_allclose(found[name], of(features, labels), rtol=1e-8, atol=1e-10)

@@ -12,7 +12,9 @@ from tljax.measures.labelled import check_features, one_hot
 _LEAST, _MOST = 1e-10, 1e6  # of the prior's share, in units of the Gram matrix' trace
 
 
-def logme(features: np.ndarray, labels: np.ndarray) -> float:
+def logme(
+  features: np.ndarray, labels: np.ndarray, *, gram: np.ndarray | None = None
+) -> float:
   """LogME: the largest log evidence of a linear model of the labels (You et al., 2021).
 
   The logarithm of p(y | F), an example, where y = F w + noise, w ~ N(0, 1 / alpha) and
@@ -28,6 +30,7 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
   Args:
     features: (N, D) float.
     labels: (N,) integer, of classes; or (N,) or (N, T) float, of a regression.
+    gram: (D, D), Z' Z of the centred features Z; computed where it is not at hand.
 
   Raises:
     InputError: see `check_features`.
@@ -36,7 +39,7 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
   is_regression = np.issubdtype(labels.dtype, np.floating)
   targets = np.float64(labels) if is_regression else one_hot(labels)
   targets = targets.reshape(len(labels), -1)
-  evidence = _evidence(features, targets)
+  evidence = _evidence(features, targets, gram)
   grid = np.linspace(math.log(_LEAST), math.log(_MOST), 33)
   values = np.stack([evidence(point) for point in grid])
   best = np.clip(values.argmax(0), 1, len(grid) - 2)
@@ -52,10 +55,16 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
   return float(np.mean(found) / len(targets))
 
 
-def _evidence(features, targets):
+def _evidence(features, targets, gram):
   """Returns `(log of t over the trace, targets' index) -> log evidences`."""
   count, wide = len(features), len(features) < features.shape[1]
-  gram = features @ features.T if wide else features.T @ features
+  if wide:
+    gram = features @ features.T
+  elif gram is None:
+    gram = features.T @ features
+  else:
+    total = features.sum(0)
+    gram = gram + np.outer(total, total / count)
   right = targets if wide else features.T @ targets
   diagonal, beside, right = _tridiagonal(gram, right)
   squared, trace = np.sum(targets**2, 0), diagonal.sum()
