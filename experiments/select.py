@@ -81,11 +81,13 @@ def select(flags: Flags) -> None:
 def train(flags: Flags, found: selection.Candidate, splits, features) -> float:
   """The test accuracy of a candidate that is tuned as it calls for, over seeds."""
   used = found.advice.name.replace('full', 'plain')
-  options = flags.build_model(2), flags.load_backbone()
-  features |= extract_splits(
-    *options, {'test': judging_split(splits)}, cache=flags.cache
-  )
-  trials = [tuning.judge(flags, used, s, splits, features) for s in flags.seed_range()]
+
+  def both():
+    test = {'test': judging_split(splits)}
+    network = flags.build_model(2), flags.load_backbone()
+    return features | extract_splits(*network, test, cache=flags.cache)
+
+  trials = [tuning.judge(flags, used, s, splits, both) for s in flags.seed_range()]
   return float(np.mean([facts['accuracy'] for facts in trials]))
 
 

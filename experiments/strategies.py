@@ -46,16 +46,23 @@ def strategies(flags: Flags) -> None:
   tasks = {f'{k}, {n or "all"}': (k, n) for k in sets for n in flags.few}
   run = flags.open_run(without=('data', 'strategies', 'few', 'seeds'))
   extracted = functools.cache(lambda key: extract(flags, sets[key]))
+
+  def few(of, key, count, seed):
+    """Images or features, `of` a set, with so many training examples of a class."""
+    splits = of(key)
+    return {**splits, 'train': splits['train'].shots(count, seed)} if count else splits
+
   for (task, (key, count)), name, seed in itertools.product(
     tasks.items(), flags.strategies, flags.seed_range()
   ):
     if run.records(done := f'{task}, {name}-{seed}'):
       continue
-    both = [sets[key], extracted(key)]
-    both = [{**s, 'train': s['train'].shots(count, seed)} if count else s for s in both]
-    facts = choose(both[1]['train']) if name == 'chosen' else {'used': name}
-    known = run.records(f'{task}, {facts["used"]}-{seed}')
-    judged = known[0] if known else tuning.judge(flags, facts['used'], seed, *both)
+    splits = few(sets.get, key, count, seed)
+    features = functools.partial(few, extracted, key, count, seed)
+    facts = choose(features()['train']) if name == 'chosen' else {'used': name}
+    used = facts['used']
+    known = run.records(f'{task}, {used}-{seed}')
+    judged = known[0] if known else tuning.judge(flags, used, seed, splits, features)
     run.log(done, judged | facts)
     print(f'{done}: {judged["accuracy"]:.3f}', facts.get('reason', ''), file=sys.stderr)
   grid = tasks, flags.strategies, flags.seed_range()

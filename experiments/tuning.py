@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -15,16 +16,21 @@ from tljax.train import trial
 Splits = dict[str, Dataset]
 
 
-def judge(flags, name: str, seed: int, splits: Splits, features: Splits) -> dict:
-  """Returns the test accuracy, the seconds of training, and what it takes."""
+def judge(
+  flags, name: str, seed: int, splits: Splits, features: Callable[[], Splits]
+) -> dict:
+  """Returns the test accuracy, the seconds of training, and what it takes.
+
+  `features` gives those of the frozen network; it is called where `name` wants them.
+  """
   training, count = splits['train'], len(splits['train'].classes)
   model, start = flags.build_model(count), flags.load_backbone()
   if name in ('probe', 'lp_ft'):
-    began = time.perf_counter()
-    probe = logistic.fit(features['train'].images, training.labels, count)
+    frozen, began = features(), time.perf_counter()
+    probe = logistic.fit(frozen['train'].images, training.labels, count)
     seconds = time.perf_counter() - began
     if name == 'probe':
-      test, trained = features['test'], probe.variables
+      test, trained = frozen['test'], probe.variables
       accuracy = scores.accuracy(probe.logits(test.images), test.labels)
       trained = sum(leaf.size for leaf in jax.tree.leaves(trained))
       return {'accuracy': accuracy, 'seconds': seconds, 'trained': trained}
