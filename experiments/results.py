@@ -5,12 +5,15 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
-import scipy.special
+from etils import epy
 
 from tljax import report
 from tljax.measures import scores
 from tljax.run import Run
 from tljax.train import Trial
+
+with epy.lazy_imports():  # it is slow to import
+  from scipy import special
 
 
 def conclude(
@@ -162,11 +165,11 @@ def describe(logits: np.ndarray, network) -> dict:
   if not classes:
     return {f'target {i}': value for i, value in enumerate(logits.tolist())}
   if network.is_multi_label:
-    p = scipy.special.expit(logits)
+    p = special.expit(logits)
     named = dict(zip(classes, p.tolist(), strict=True))
     likely = '|'.join(name for name, value in named.items() if value > 0.5)
     return {'classes': likely} | {f'p({name})': v for name, v in named.items()}
-  p = scipy.special.softmax(logits)
+  p = special.softmax(logits)
   likeliest = {'class': classes[p.argmax()], 'confidence': float(p.max())}
   named = zip(classes, p.tolist(), strict=True)
   return likeliest | {f'p({name})': value for name, value in named}

@@ -6,17 +6,18 @@ import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
+from etils import epy
 from jax import nn
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from sklearn.calibration import calibration_curve
-from sklearn.manifold import TSNE
-from sklearn.metrics import ConfusionMatrixDisplay
 
 from tljax.data.dataset import Dataset
+
+with epy.lazy_imports():  # they are slow to import
+  import sklearn.calibration
+  from matplotlib import figure as mpl
+  from sklearn import manifold, metrics
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #f6f7f9;
@@ -31,7 +32,7 @@ th:first-child, td:first-child { text-align: left; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
 _PANELS = 4  # in a row
-_COLOURS = matplotlib.colormaps['tab10'].colors
+_COLOURS = [f'C{i}' for i in range(10)]
 
 Rows = Sequence[Mapping[str, str]]  # one dict a row, all with the same keys
 SCORES = {'os_star': 'OS*', 'unk': 'UNK', 'hos': 'HOS'}  # see `scores.open_set`
@@ -154,7 +155,7 @@ class Page:
     body = ''.join(f'<tr>{line("td", row.values())}</tr>' for row in rows)
     self._add(title, text, f'<table><tr>{line("th", rows[0])}</tr>{body}</table>')
 
-  def figure(self, title: str, figure: Figure, text: str = '') -> None:
+  def figure(self, title: str, figure: 'mpl.Figure', text: str = '') -> None:
     """Adds a section with a picture, stored inside the page."""
     file = io.BytesIO()
     figure.savefig(file, format='png', dpi=110, bbox_inches='tight')
@@ -204,14 +205,14 @@ class Page:
     )
 
 
-def curves(records: Mapping[str, Sequence[Sequence[dict]]], *keys: str) -> Figure:
+def curves(records: Mapping[str, Sequence[Sequence[dict]]], *keys: str) -> 'mpl.Figure':
   """Plots records over steps: a panel a key, a line a name, a band of one std.
 
   Args:
     records: by name, the records of each seed.
     keys: of the records, such as 'loss'.
   """
-  figure = Figure(figsize=(5 * len(keys), 3.4))
+  figure = mpl.Figure(figsize=(5 * len(keys), 3.4))
   panels = figure.subplots(1, len(keys), squeeze=False)[0]
   for axes, key in zip(panels, keys, strict=True):
     for colour, (name, seeds) in zip(_COLOURS, records.items(), strict=False):
@@ -227,9 +228,9 @@ def curves(records: Mapping[str, Sequence[Sequence[dict]]], *keys: str) -> Figur
   return figure
 
 
-def bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
+def bars(values: Mapping[str, Sequence[float]], label: str) -> 'mpl.Figure':
   """Plots one bar a name: the mean over seeds, and each seed as a dot."""
-  figure = Figure(figsize=(7, 0.5 * len(values) + 1))
+  figure = mpl.Figure(figsize=(7, 0.5 * len(values) + 1))
   axes = figure.subplots()
   for i, (colour, seeds) in enumerate(zip(_COLOURS, values.values(), strict=False)):
     axes.barh(i, np.mean(seeds), color=colour, alpha=0.6)
@@ -241,14 +242,14 @@ def bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
   return figure
 
 
-def grid(figures: Mapping[str, Mapping[str, dict]]) -> Figure:
+def grid(figures: Mapping[str, Mapping[str, dict]]) -> 'mpl.Figure':
   """Plots methods by their mean over tasks; each task is a dot.
 
   Args:
     figures: by method, by task, from `summarise`.
   """
   methods, tasks = list(figures), list(next(iter(figures.values())))
-  figure = Figure(figsize=(8, 0.35 * len(methods) + 1.4))
+  figure = mpl.Figure(figsize=(8, 0.35 * len(methods) + 1.4))
   axes = figure.subplots()
   means = [_mean(figures[method], 'accuracy_mean') for method in methods]
   axes.barh(range(len(methods)), means, color='0.85')
@@ -265,10 +266,10 @@ def grid(figures: Mapping[str, Mapping[str, dict]]) -> Figure:
   return figure
 
 
-def parity(targets: np.ndarray, predictions: np.ndarray) -> Figure:
+def parity(targets: np.ndarray, predictions: np.ndarray) -> 'mpl.Figure':
   """Plots predictions over targets, (N, T) each: a panel a target."""
   count = targets.shape[1]
-  figure = Figure(figsize=(3.6 * count, 3.6))
+  figure = mpl.Figure(figsize=(3.6 * count, 3.6))
   for i, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
     axes.plot(targets[:, i], predictions[:, i], '.', alpha=0.5)
     axes.axline((targets[0, i],) * 2, slope=1, color='grey', lw=1)
@@ -278,10 +279,10 @@ def parity(targets: np.ndarray, predictions: np.ndarray) -> Figure:
   return figure
 
 
-def image_rows(rows: Mapping[str, np.ndarray]) -> Figure:
+def image_rows(rows: Mapping[str, np.ndarray]) -> 'mpl.Figure':
   """Shows images, a named row each: (N, H, W, 3) uint8."""
   count = max(len(images) for images in rows.values())
-  figure = Figure(figsize=(0.8 * count, 0.95 * len(rows)))
+  figure = mpl.Figure(figsize=(0.8 * count, 0.95 * len(rows)))
   grid = figure.subplots(len(rows), count, squeeze=False)
   for line, (name, images) in zip(grid, rows.items(), strict=True):
     line[0].set_title(name, loc='left', fontsize=9)
@@ -296,7 +297,7 @@ def tsne(
   features: Mapping[str, Mapping[str, np.ndarray]],
   labels: Mapping[str, np.ndarray],
   classes: Sequence[str],
-) -> Figure:
+) -> 'mpl.Figure':
   """Draws t-SNE maps of features: a panel a title, colour by class, marker by domain.
 
   Args:
@@ -305,7 +306,7 @@ def tsne(
     classes: names, for the legend.
   """
   height, columns = -(-len(features) // _PANELS), min(len(features), _PANELS)
-  figure = Figure(figsize=(5.2 * columns, 4.6 * height))
+  figure = mpl.Figure(figsize=(5.2 * columns, 4.6 * height))
   panels = figure.subplots(height, columns, squeeze=False).ravel()
   for axes in panels[len(features) :]:
     axes.set_axis_off()
@@ -313,7 +314,7 @@ def tsne(
     rows = np.concatenate([*domains.values()])
     # scikit-learn's own where there are points enough.
     perplexity = min(30.0, len(rows) / 4)
-    points = TSNE(perplexity=perplexity, random_state=0).fit_transform(rows)
+    points = manifold.TSNE(perplexity=perplexity, random_state=0).fit_transform(rows)
     ends = np.cumsum([len(rows) for rows in domains.values()])
     parts = np.split(points, ends[:-1])
     for marker, domain, part in zip('ox', domains, parts, strict=False):
@@ -330,28 +331,28 @@ def tsne(
 
 def confusion(
   labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
-) -> Figure:
+) -> 'mpl.Figure':
   """Draws the confusion matrix of labels (N,) and predicted labels (N,)."""
-  display = ConfusionMatrixDisplay.from_predictions(
+  display = metrics.ConfusionMatrixDisplay.from_predictions(
     labels,
     predictions,
     labels=range(len(classes)),
     display_labels=classes,
     cmap='Blues',
     colorbar=False,
-    ax=Figure(figsize=(5.2, 5.2)).subplots(),
+    ax=mpl.Figure(figsize=(5.2, 5.2)).subplots(),
   )
   return display.figure_
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray) -> Figure:
+def calibration(logits: np.ndarray, labels: np.ndarray) -> 'mpl.Figure':
   """Plots the share of right predictions over confidence: ten bins of equal count."""
   probabilities = np.asarray(nn.softmax(logits))
   right = probabilities.argmax(-1) == labels
-  share, confidence = calibration_curve(
+  share, confidence = sklearn.calibration.calibration_curve(
     right, probabilities.max(-1), n_bins=10, strategy='quantile'
   )
-  figure = Figure(figsize=(4.2, 3.8))
+  figure = mpl.Figure(figsize=(4.2, 3.8))
   axes = figure.subplots()
   axes.plot([0, 1], [0, 1], color='grey', lw=1, ls='--')
   axes.plot(confidence, share, 'o-', color=_COLOURS[0])
@@ -362,10 +363,10 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> Figure:
 
 def gallery(
   images: np.ndarray, titles: Sequence[str], maps: np.ndarray, columns: int = 5
-) -> Figure:
+) -> 'mpl.Figure':
   """Shows images (N, H, W, 3) uint8, and each again under a map (N, h, w) of heat."""
   lines = -(-len(images) // columns)
-  figure = Figure(figsize=(2 * columns, 4.6 * lines))
+  figure = mpl.Figure(figsize=(2 * columns, 4.6 * lines))
   grid = figure.subplots(2 * lines, columns, squeeze=False)
   height, width = images.shape[1:3]
   for axes in grid.flat:

@@ -11,10 +11,10 @@ import pytest
 import safetensors.numpy
 import threadpoolctl
 from PIL import Image
-from sklearn.manifold import TSNE
+from sklearn import manifold
 
 from experiments import cli, results
-from tljax import report, sharding
+from tljax import sharding
 
 MODES = ('RGB', 'L', 'RGBA', 'P', 'CMYK')
 
@@ -25,7 +25,7 @@ def launch(monkeypatch, capsys, one_device):
   monkeypatch.setattr(sharding, 'data_mesh', lambda *_: one_device)
   # The fewest iterations that scikit-learn takes; and in one thread, for with a busy
   # neighbour its OpenMP threads wait for each other ten times as long as they work.
-  monkeypatch.setattr(report, 'TSNE', functools.partial(TSNE, max_iter=250))
+  monkeypatch.setattr(manifold, 'TSNE', functools.partial(manifold.TSNE, max_iter=250))
   before = signal.getsignal(signal.SIGTERM)
 
   def launch(script, *argv):

@@ -5,12 +5,15 @@ import hashlib
 import pathlib
 import zlib
 
-import h5py
 import numpy as np
-from scipy import io
+from etils import epy
 
 from tljax.data.source import SPLIT_NAMES, Source, Splits, class_labels
 from tljax.errors import InputError
+
+with epy.lazy_imports():  # they are slow to import
+  import h5py
+  from scipy import io
 
 _IMAGES = ('image', 'images', 'x', 'data', 'features', 'feas', 'fts')
 _LABELS = ('label', 'labels', 'y', 'target', 'targets')

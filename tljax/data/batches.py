@@ -9,16 +9,19 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from etils import epy
 
 from tljax.data.augment import Augment, Mix, RandomResizedCrop, to_float
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.method import Batch
+
+with epy.lazy_imports():  # it is slow to import
+  import grain
 
 _CROPS = 1 << 32  # apart from the seeds of the order
 _AHEAD = 4  # batches that are read before they are wanted

@@ -7,11 +7,14 @@ and a random crop of a colour photograph, here of scikit-learn's two sample phot
 """
 
 import numpy as np
+from etils import epy
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
 
 from tljax.data.dataset import stratified
 from tljax.data.source import Source, Splits
+
+with epy.lazy_imports():  # it is slow to import
+  from sklearn import datasets
 
 NAMES = ('digits', 'digits-m')
 SIZE = 16  # pixels
@@ -22,7 +25,7 @@ _CROP = 48  # pixels of the photograph that a digit is laid over
 
 def read(name: str) -> Splits:
   """Returns the splits 'train', 'validation' and 'test' of 'digits' or 'digits-m'."""
-  bunch = load_digits()
+  bunch = datasets.load_digits()
   halves = stratified(bunch.target, {'digits': 0.5, 'digits-m': 0.5}, _SEED)
   mine = halves[name]
   images = np.stack([_upscale(image) for image in bunch.images[mine]])
@@ -43,7 +46,7 @@ def _upscale(image: np.ndarray) -> np.ndarray:
 
 def _blend(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """Absolute difference of each image and a random, shrunken crop of a photograph."""
-  photographs = load_sample_images().images
+  photographs = datasets.load_sample_images().images
   blended = np.empty_like(images)
   for i, image in enumerate(images):
     photograph = photographs[rng.integers(len(photographs))]

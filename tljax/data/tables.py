@@ -9,8 +9,7 @@ import urllib.parse
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
+from etils import epy
 
 from tljax.data.source import (
   SPLIT_NAMES,
@@ -20,6 +19,10 @@ from tljax.data.source import (
   several_labels,
 )
 from tljax.errors import InputError
+
+with epy.lazy_imports():  # it is slow to import
+  import pyarrow
+  import pyarrow.parquet
 
 _IMAGE = ('image', 'path', 'file', 'filename', 'file_name')
 _LABEL = ('label', 'class', 'category')
@@ -155,7 +158,7 @@ def _numbers(path, line, row, columns):
 class _Column(Sequence):
   """Bytes of the images in a column; they stay encoded in memory."""
 
-  def __init__(self, column: pyarrow.ChunkedArray):
+  def __init__(self, column: 'pyarrow.ChunkedArray'):
     self._column = column
 
   def __len__(self):

@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from etils import epy
 
 from tljax import losses
 from tljax.errors import InputError
 from tljax.finetuning.regularized import regularize
 from tljax.finetuning.source_head import SourceHead, source_head_of
 from tljax.method import Method
+
+with epy.lazy_imports():  # they are slow to import
+  from scipy import optimize, special
+  from sklearn import exceptions, linear_model
 
 _PENALTIES = tuple(np.geomspace(1e4, 1e-4, 17))
 
@@ -95,12 +96,17 @@ def learn_relationship(
   missing = sorted(set(range(count)) - set(labels.tolist()))
   if missing:
     raise InputError(f'class {missing[0]} has no training example; leave it out')
-  seen, held_out = softmax(logits, axis=-1), softmax(validation_logits, axis=-1)
+  seen, held_out = (
+    special.softmax(logits, axis=-1),
+    special.softmax(validation_logits, axis=-1),
+  )
   fits = [_regress(seen, labels, penalty) for penalty in penalties]
   scores = [np.mean(np.argmax(held_out @ w, -1) == validation_labels) for w in fits]
   weights = fits[int(np.argmax(scores))]
   scale = calibrate(held_out @ weights, validation_labels)
-  target_given_source = softmax(scale * weights, axis=-1)  # a row is a certain y_s
+  target_given_source = special.softmax(
+    scale * weights, axis=-1
+  )  # a row is a certain y_s
   marginal = np.mean(np.concatenate([seen, held_out]), 0)
   joint = (marginal[:, None] * target_given_source).T
   return joint / joint.sum(1, keepdims=True)
@@ -113,19 +119,23 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> float:
   """
 
   def cost(exponent):
-    likely = log_softmax(np.exp(exponent) * logits, axis=-1)
+    likely = special.log_softmax(np.exp(exponent) * logits, axis=-1)
     return -np.mean(likely[np.arange(len(labels)), labels])
 
   limits = np.log([1e-3, 1e3])
-  return float(np.exp(minimize_scalar(cost, bounds=limits, method='bounded').x))
+  return float(
+    np.exp(optimize.minimize_scalar(cost, bounds=limits, method='bounded').x)
+  )
 
 
 def _regress(features, labels, penalty):
   """Weights (D, K) of a multinomial logistic regression without intercept."""
-  model = LogisticRegression(C=penalty, fit_intercept=False, tol=1e-6, max_iter=1000)
+  model = linear_model.LogisticRegression(
+    C=penalty, fit_intercept=False, tol=1e-6, max_iter=1000
+  )
   with warnings.catch_warnings():
     # One that has not converged is a candidate like the others.
-    warnings.simplefilter('ignore', ConvergenceWarning)
+    warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
     weights = model.fit(features, labels).coef_
   if len(weights) == 1:  # of two classes it is the second's logit, the first's is 0
     weights = np.concatenate([np.zeros_like(weights), weights])

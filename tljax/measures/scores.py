@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.special
-from sklearn import metrics
+from etils import epy
+
+with epy.lazy_imports():  # they are slow to import
+  from scipy import special
+  from sklearn import metrics
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray, *, top: int = 1) -> float:
@@ -26,7 +29,7 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     labels: (N,) integer in [0, K).
   """
   count = logits.shape[-1]
-  probabilities = scipy.special.softmax(np.float64(logits), -1)
+  probabilities = special.softmax(np.float64(logits), -1)
   figures = {'accuracy': accuracy(logits, labels)}
   if count > 5:
     figures['top_5_accuracy'] = accuracy(logits, labels, top=5)

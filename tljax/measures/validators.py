@@ -6,12 +6,13 @@ split, in evaluation mode. None is right always (Musgrave et al., 2022, compare 
 """
 
 import numpy as np
-from scipy import special
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from etils import epy
 
 from tljax.measures import scores
+
+with epy.lazy_imports():  # they are slow to import
+  from scipy import special
+  from sklearn import linear_model, pipeline, preprocessing
 
 
 def source_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -90,7 +91,9 @@ def density_ratio(
   Returns:
     (P,) float.
   """
-  classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+  classifier = pipeline.make_pipeline(
+    preprocessing.StandardScaler(), linear_model.LogisticRegression(max_iter=1000)
+  )
   domains = np.repeat([0, 1], [len(source), len(target)])
   classifier.fit(np.concatenate([source, target]), domains)
   odds = np.exp(classifier.decision_function(points))

@@ -16,9 +16,9 @@ import re
 import struct
 import zipfile
 
-import h5py
 import jax.numpy as jnp
 import numpy as np
+from etils import epy
 
 from tljax.weights.lazy import (
   Refusal,
@@ -30,6 +30,9 @@ from tljax.weights.lazy import (
   guard,
   unique,
 )
+
+with epy.lazy_imports():  # it is slow to import
+  import h5py
 
 _WEIGHTS = 'model.weights.h5'  # in a .keras archive
 _MAX_ATTRIBUTE = 1 << 20  # bytes
@@ -136,7 +139,7 @@ def _check_heap(heap):
     at += size
 
 
-def _datasets(file) -> dict[str, h5py.Dataset]:
+def _datasets(file) -> 'dict[str, h5py.Dataset]':
   """All datasets by path.
 
   Raises:

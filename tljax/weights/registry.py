@@ -15,12 +15,15 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import pooch
-import requests
+from etils import epy
 from rich import progress
 from rich.console import Console
 
 from tljax.errors import InputError
+
+with epy.lazy_imports():  # they are slow to import
+  import pooch
+  import requests
 
 _CHUNK = 1 << 16  # bytes; what a broken download loses at most
 _TIMEOUT = 30  # seconds without a byte

@@ -4,11 +4,14 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-import h5py
 import numpy as np
 import safetensors.numpy
+from etils import epy
 
 from tljax.errors import InputError
+
+with epy.lazy_imports():  # it is slow to import
+  import h5py
 
 
 def write(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
