@@ -9,6 +9,7 @@ import optax
 
 from tljax.finetuning import adapted
 from tljax.method import Method
+from tljax.models.layers import product
 
 
 def method(
@@ -58,4 +59,4 @@ def bottleneck(width: int) -> adapted.Adapter:
 
 def _dense(params, x):
   kernel, bias = params['kernel'].astype(x.dtype), params['bias']
-  return jnp.matmul(x, kernel) + adapted.channels(bias, x)
+  return product(x, kernel) + adapted.channels(bias, x)

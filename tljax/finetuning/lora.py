@@ -6,6 +6,7 @@ import optax
 
 from tljax.finetuning import adapted
 from tljax.method import Method, Variables
+from tljax.models.layers import product
 
 
 def method(
@@ -61,7 +62,7 @@ def low_rank(rank: int) -> adapted.Adapter:
   def call(adapter, module, layer, *inputs):
     down = module.clone(parent=None, name=None, features=rank, use_bias=False)
     low = down.apply({'params': {'kernel': adapter['a']}}, *inputs)
-    return layer(*inputs) + jnp.matmul(low, adapter['b'].astype(low.dtype))
+    return layer(*inputs) + product(low, adapter['b'].astype(low.dtype))
 
   layers = 'dense layer and no ungrouped convolution'
   return adapted.Adapter('lora', layers, draw, call)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
 from tljax.models.convolution import Conv
-from tljax.models.layers import DropPath, conv, gelu, layer_norm
+from tljax.models.layers import DropPath, conv, dense, gelu, layer_norm
 from tljax.models.layouts import KERAS, TORCH, Layout, Module, Tensor, reshape
 
 
@@ -60,12 +60,12 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x, train):
     o, width = self.options, x.shape[-1]
-    dense = functools.partial(
-      nn.Dense, dtype=o.dtype, kernel_init=nn.initializers.truncated_normal(0.02)
+    linear = functools.partial(
+      dense, options=o, kernel_init=nn.initializers.truncated_normal(0.02)
     )
     y = conv(width, 7, groups=width, bias=True, options=o, name='conv')(x)
     y = layer_norm(o, 'norm')(y)
-    y = dense(width, name='fc2')(gelu(dense(4 * width, name='fc1')(y)))
+    y = linear(width, name='fc2')(gelu(linear(4 * width, name='fc1')(y)))
     gamma = self.param('gamma', nn.initializers.constant(1e-6), (width,))
     y = y * gamma.astype(y.dtype).reshape(1, 1, 1, -1)
     return x + DropPath(self.drop_path)(y, train)

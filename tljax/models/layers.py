@@ -79,6 +79,38 @@ class DropPath(nn.Module):
     return nn.Dropout(self.rate, broadcast_dims=shape)(x, deterministic=not train)
 
 
+def dense(
+  features: int,
+  *,
+  options: Options,
+  name: str,
+  bias: bool = True,
+  kernel_init: Callable = nn.initializers.lecun_normal(),
+) -> nn.Dense:
+  """A dense layer of the last axis, of any number of axes."""
+  return nn.Dense(
+    features,
+    bias,
+    dtype=options.dtype,
+    kernel_init=kernel_init,
+    dot_general=product,
+    name=name,
+  )
+
+
+def product(x: jax.Array, kernel: jax.Array, _=None, **options) -> jax.Array:
+  """The product of (..., D) and (D, K) as one of two matrices.
+
+  Of more axes than two, XLA's CPU backend would make the kernel's gradient from a
+  transposed copy, whose every number is computed anew from what x came from. A step of
+  LoRA on a ViT took 1.6 times as long so. A dense layer's `dot_general`, whose
+  dimension numbers say what is known.
+  """
+  rows = x.reshape(-1, x.shape[-1])
+  y = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
+  return y.reshape(*x.shape[:-1], -1)
+
+
 class SqueezeExcite(nn.Module):
   """Scales channels by a gate on their mean (Hu et al., 2018)."""
 

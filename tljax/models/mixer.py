@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from tljax.errors import InputError
 from tljax.models.base import Classifier, Linear, Options, Spec
 from tljax.models.convolution import Conv
-from tljax.models.layers import DropPath, gelu, layer_norm
+from tljax.models.layers import DropPath, dense, gelu, layer_norm
 from tljax.models.layouts import FLAX, TORCH, Layout, Module
 
 _PATCH, _WIDTH, _DEPTH = 16, 768, 12
@@ -34,9 +34,8 @@ class Perceptron(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    dtype = self.options.dtype
-    y = gelu(nn.Dense(self.width, dtype=dtype, name='fc1')(x))
-    return nn.Dense(x.shape[-1], dtype=dtype, name='fc2')(y)
+    y = gelu(dense(self.width, options=self.options, name='fc1')(x))
+    return dense(x.shape[-1], options=self.options, name='fc2')(y)
 
 
 class Block(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
 from tljax.models.convolution import Conv
-from tljax.models.layers import DropPath, gelu, layer_norm
+from tljax.models.layers import DropPath, dense, gelu, layer_norm
 from tljax.models.layouts import TORCH, Layout, Module, Tensor
 
 SPECS = {
@@ -33,7 +33,7 @@ _norm = functools.partial(layer_norm, epsilon=1e-5)
 
 def _dense(features, options, name, bias=True):
   init = nn.initializers.truncated_normal(0.02)
-  return nn.Dense(features, bias, dtype=options.dtype, kernel_init=init, name=name)
+  return dense(features, options=options, name=name, bias=bias, kernel_init=init)
 
 
 def _offsets() -> np.ndarray:

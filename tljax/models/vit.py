@@ -22,7 +22,7 @@ from tljax.models.base import (
   Spec,
 )
 from tljax.models.convolution import Conv
-from tljax.models.layers import DropPath, gelu, layer_norm
+from tljax.models.layers import DropPath, dense, gelu, layer_norm
 from tljax.models.layouts import Layout
 from tljax.models.vit_layouts import Config, vit_layouts
 
@@ -188,21 +188,21 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x, train):
     c, o = self.config, self.options
-    dense = functools.partial(
-      nn.Dense, dtype=o.dtype, kernel_init=nn.initializers.xavier_uniform()
+    linear = functools.partial(
+      dense, options=o, kernel_init=nn.initializers.xavier_uniform()
     )
     activation = _quick_gelu if c.clip else gelu
 
     y = layer_norm(o, 'norm1', c.epsilon)(x)
-    y = dense(3 * c.width, name='qkv')(y)
+    y = linear(3 * c.width, name='qkv')(y)
     y = y.reshape(*y.shape[:2], 3, c.heads, -1)
     y = jax.nn.dot_product_attention(*(y[:, :, i] for i in range(3)))
-    y = dense(c.width, name='proj')(y.reshape(x.shape))
+    y = linear(c.width, name='proj')(y.reshape(x.shape))
     x = x + self._branch(y, 'gamma1', train)
 
     y = layer_norm(o, 'norm2', c.epsilon)(x)
-    y = activation(dense(4 * c.width, name='fc1')(y))
-    y = dense(c.width, name='fc2')(y)
+    y = activation(linear(4 * c.width, name='fc1')(y))
+    y = linear(c.width, name='fc2')(y)
     return x + self._branch(y, 'gamma2', train)
 
   def _branch(self, y, gamma, train):
