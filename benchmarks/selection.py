@@ -30,10 +30,12 @@ from tljax.run import Run
 Found = Mapping[str, Mapping[str, float]]
 
 
-def taus(sets: Mapping[str, Found]) -> dict[str, dict[str, float]]:
+def taus(
+  sets: Mapping[str, Found], *, weighted: bool = False
+) -> dict[str, dict[str, float]]:
   """Returns Kendall's tau by score and set, over the networks that have the score.
 
-  A score that fewer than three networks of a set have is left out.
+  A score that fewer than three networks of a set have is left out; see `ranking.tau`.
   """
   found = {}
   for task, networks in sets.items():
@@ -42,7 +44,7 @@ def taus(sets: Mapping[str, Found]) -> dict[str, dict[str, float]]:
       with_it = [facts for facts in networks.values() if name in facts]
       if len(with_it) > 2:
         columns = ([facts[k] for facts in with_it] for k in (name, 'accuracy'))
-        found.setdefault(name, {})[task] = ranking.tau(*columns)
+        found.setdefault(name, {})[task] = ranking.tau(*columns, weighted=weighted)
   return found
 
 
@@ -101,8 +103,10 @@ def gather(folder: pathlib.Path, specs: Sequence[str], cache) -> dict[str, dict]
   return found
 
 
-def table(found: Mapping[str, Mapping[str, float]]) -> report.Rows:
-  """Rows of taus, the best mean first."""
+def table(
+  found: Mapping[str, Mapping[str, float]], weighted: Mapping[str, Mapping[str, float]]
+) -> report.Rows:
+  """Rows of taus, the best mean first, and the means of weighted ones."""
   tasks = list(next(iter(found.values())))
   order = sorted(found, key=lambda name: -np.mean(list(found[name].values())))
   return [
@@ -110,6 +114,7 @@ def table(found: Mapping[str, Mapping[str, float]]) -> report.Rows:
       'score': name,
       **{k: f'{found[name][k]:.2f}' if k in found[name] else '' for k in tasks},
       'mean': f'{np.mean(list(found[name].values())):.2f}',
+      'weighted': f'{np.mean(list(weighted[name].values())):.2f}',
     }
     for name in order
   ]
@@ -127,12 +132,15 @@ def main() -> None:
   order = [t for t in next(iter(networks.values())) if t in tasks]
   seeds = {n: {t: networks[n][t].pop('seeds') for t in order} for n in networks}
   sets = {task: {name: by[task] for name, by in networks.items()} for task in order}
-  found = taus(sets)
-  report.print_table(table(found), "Kendall's tau with the accuracy of fine-tuning")
+  found, weighted = taus(sets), taus(sets, weighted=True)
+  report.print_table(
+    table(found, weighted), "Kendall's tau with the accuracy of fine-tuning"
+  )
   chosen = held_out(found, sets)
   mean = np.mean([tau for _, tau in chosen.values()])
   print('chosen by the other sets:', chosen, f'mean {mean:.2f}')
   result = {'sets': sets, 'taus': found, 'held out': chosen, 'seeds': seeds}
+  result['weighted taus'] = weighted
   flags.out.write_text(json.dumps(result, indent=1) + '\n')
 
 

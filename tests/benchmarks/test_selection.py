@@ -29,7 +29,7 @@ def test_the_default_is_judged_on_a_set_that_did_not_choose_it():
   assert found['good'] == {'pets': 1, 'digits': 1, 'art': 1}
   np.testing.assert_allclose(found['fickle']['digits'], -1 / 3)
   assert selection.held_out(found, SETS) == {t: ('good', 1) for t in SETS}
-  assert [row['score'] for row in selection.table(found)] == ['good', 'fickle']
+  assert [row['score'] for row in selection.table(found, found)] == ['good', 'fickle']
 
 
 def test_a_score_that_a_network_lacks_is_not_chosen():

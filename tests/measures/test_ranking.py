@@ -11,6 +11,13 @@ def test_tau_counts_pairs_in_order_less_those_that_are_not():
   assert ranking.tau([1, 1, 1], accuracies) == 0
 
 
+def test_a_weighted_tau_forgives_a_swap_of_the_last():
+  # A pair weighs 1 / rank + 1 / rank: 3/2 + 4/3 in order, 5/6 not, whose sum is 11/3.
+  found = ranking.tau([3, 2, 1], [0.9, 0.8, 0.85], weighted=True)
+  assert found == pytest.approx(6 / 11)
+  assert ranking.tau([1, 1, 1], [0.9, 0.8, 0.85], weighted=True) == 0
+
+
 def test_the_consensus_is_of_the_scores_that_all_have():
   scores = {
     'slow': {'a': 1.0, 'b': 0.9, 'own': 0.0},

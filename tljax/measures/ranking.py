@@ -6,10 +6,17 @@ import numpy as np
 from scipy import stats
 
 
-def tau(scores: Sequence[float], accuracies: Sequence[float]) -> float:
-  """Kendall's rank correlation, tau-b; 0 where either is the same for all."""
-  constant = not (np.ptp(scores) and np.ptp(accuracies))
-  return 0.0 if constant else float(stats.kendalltau(scores, accuracies).statistic)
+def tau(
+  scores: Sequence[float], accuracies: Sequence[float], *, weighted: bool = False
+) -> float:
+  """Kendall's rank correlation, tau-b; 0 where either is the same for all.
+
+  `weighted` has pairs of better ranks weigh more (Vigna, 2015), as You et al. (2021).
+  """
+  if not (np.ptp(scores) and np.ptp(accuracies)):
+    return 0.0
+  of = stats.weightedtau if weighted else stats.kendalltau
+  return float(of(scores, accuracies).statistic)
 
 
 def consensus(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
