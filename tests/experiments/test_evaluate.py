@@ -97,3 +97,62 @@ def test_bad_input_is_one_line(launch, run, pets, tmp_path):
   refused("no split 'dev'", '--data', f'folder:{pets}', '--split', 'dev')
   (pets / 'cat').rename(pets / 'cow')
   refused("does not know class 'cow'", '--data', f'folder:{pets}')
+
+
+@pytest.fixture
+def extracted(launch, pets, squeezenet, tmp_path):
+  """Returns `(header, row, spec, head) -> (run, data)`, of a head on features."""
+
+  def extract(header, row, spec, head):
+    table, run = tmp_path / 'pets.csv', tmp_path / head
+    files = sorted(pets.rglob('*.*'))
+    table.write_text('\n'.join([header, *(f'{f},{row(f.parent.name)}' for f in files)]))
+    data = f'csv:{table}?{spec}'
+    flags = ('--data', data, '--model', 'squeezenet1_1', '--image-size', 33)
+    flags += ('--weights', squeezenet, '--head', head, '--seeds', 1, '--out', run)
+    ended = launch('extract', *flags)
+    assert ended.status == 0, ended.err
+    return run, data
+
+  return extract
+
+
+def judged(launch, run, data, out):
+  ended = launch('evaluate', '--run', run, '--data', data, '--out', out)
+  assert ended.status == 0, ended.err
+  network = trained.load(run)
+  splits = loading.load(data, network.transform)
+  test = splits.get('test', splits['validation'])
+  outputs = np.asarray(network.predict(np.float32(test.images) / 255))
+  page = (out / 'report.html').read_text()
+  return json.loads((out / 'result.json').read_text()), outputs, test.labels, page
+
+
+def test_a_regression_is_judged_by_its_errors(launch, extracted, pets, tmp_path):
+  run, data = extracted(
+    'image,light', lambda k: f'{3.0 if k == "dog" else 1.0}', 'target=light', 'ridge'
+  )
+  result, outputs, targets, page = judged(launch, run, data, tmp_path / 'judged')
+  error = np.abs(outputs[:, 0] - targets.reshape(-1)).mean()
+  assert result['mae'] == pytest.approx(error, rel=1e-4)
+  assert 'alt="Predictions"' in page and 'alt="Mistakes"' in page
+  other = ('--data', f'folder:{pets}', '--out', tmp_path / 'other')
+  ended = launch('evaluate', '--run', run, *other)
+  assert ended.status == 2 and "does not know class 'cat'" in ended.err, ended.err
+
+
+def test_several_classes_are_judged_each(launch, extracted, pets, tmp_path):
+  classes = {'cat': 'pet|dark', 'dog': 'pet'}
+  run, data = extracted('image,labels', classes.get, 'labels=labels', 'logistic')
+  result, logits, labels, page = judged(launch, run, data, tmp_path / 'judged')
+  exact = np.all((logits > 0) == labels, -1).mean()
+  assert result['exact'] == pytest.approx(exact)
+  for k, name in enumerate(trained.load(run).classes):
+    found = np.mean(logits[labels[:, k], k] > 0)
+    assert result['classes'][name]['recall'] == pytest.approx(found)
+  assert ('alt="Mistakes"' in page) == (exact < 1)
+  (pets / 'cat').rename(pets / 'pet')
+  (pets / 'dog').rename(pets / 'dark')
+  other = ('--data', f'folder:{pets}', '--out', tmp_path / 'other')
+  ended = launch('evaluate', '--run', run, *other)
+  assert ended.status == 2 and 'have one of the classes' in ended.err, ended.err

@@ -66,9 +66,17 @@ def open_set(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def by_class(
   logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-  """Returns each class' precision, recall, F1 and number of examples."""
+  """Returns each class' precision, recall, F1 and number of examples.
+
+  Args:
+    logits: (N, K) float.
+    labels: (N,) integer; or (N, K) bool, of examples with any number of classes, of
+      which those with a probability of one half and more are predicted.
+    classes: K names.
+  """
+  predicted = logits > 0 if labels.ndim > 1 else logits.argmax(-1)
   columns = metrics.precision_recall_fscore_support(
-    labels, logits.argmax(-1), labels=range(len(classes)), zero_division=0
+    labels, predicted, labels=range(len(classes)), zero_division=0
   )
   names = ('precision', 'recall', 'f1', 'examples')
   return {
