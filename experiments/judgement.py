@@ -49,7 +49,8 @@ def _labels(page, title, network, dataset):
   wrong, classes = _worst(doubt.max(-1)), doubt.argmax(-1)
   classes = classes[wrong]
   pairs = zip(labels[wrong, classes], classes, strict=True)
-  titles = [f'{"" if a else "not "}{dataset.classes[k]}' for a, k in pairs]
+  said = ('said', 'missed')  # by whether the image has the class
+  titles = [f'{dataset.classes[k]},\n{said[int(a)]}' for a, k in pairs]
   _show_mistakes(page, network, dataset.images[wrong], classes, titles)
   return figures
 
