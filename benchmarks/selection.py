@@ -127,6 +127,8 @@ def main() -> None:
   parser.add_argument('--cache', type=pathlib.Path, required=True)
   parser.add_argument('--out', type=pathlib.Path, required=True)
   flags = parser.parse_args()
+  if len(flags.runs) < 3:
+    parser.error('--runs: give three networks or more; of two, a rank says nothing')
   networks = {run.name: gather(run, flags.data, flags.cache) for run in flags.runs}
   tasks = set.intersection(*map(set, networks.values()))
   order = [t for t in next(iter(networks.values())) if t in tasks]
