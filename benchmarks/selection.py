@@ -48,12 +48,29 @@ def taus(
   return found
 
 
+def behind(sets: Mapping[str, Found]) -> dict[str, dict[str, float]]:
+  """By score and set, how far in accuracy the network it names is behind the best.
+
+  In points, of the networks that have the score; scores are those of `taus`.
+  """
+  found = {}
+  for name, tasks in taus(sets).items():
+    found[name] = {}
+    for task in tasks:
+      have = [facts for facts in sets[task].values() if name in facts]
+      best = max(facts['accuracy'] for facts in have)
+      named = max(have, key=lambda facts: facts[name])
+      found[name][task] = 100 * (best - named['accuracy'])
+  return found
+
+
 def held_out(
   found: Mapping[str, Mapping[str, float]], sets: Mapping[str, Found]
 ) -> dict[str, tuple[str, float]]:
-  """By set, the score that the other sets would choose, and its tau on this one.
+  """By set, the score that the other sets would choose, and its figure on this one.
 
-  Only scores that every network has are chosen from.
+  `found` has figures by score and set, the larger the better. Only scores that every
+  network has are chosen from.
   """
   common = set.intersection(
     *(set(facts) for by in sets.values() for facts in by.values())
@@ -104,9 +121,10 @@ def gather(folder: pathlib.Path, specs: Sequence[str], cache) -> dict[str, dict]
 
 
 def table(
-  found: Mapping[str, Mapping[str, float]], weighted: Mapping[str, Mapping[str, float]]
+  found: Mapping[str, Mapping[str, float]],
+  **others: Mapping[str, Mapping[str, float]],
 ) -> report.Rows:
-  """Rows of taus, the best mean first, and the means of weighted ones."""
+  """Rows of taus, the best mean first, and the means of other figures."""
   tasks = list(next(iter(found.values())))
   order = sorted(found, key=lambda name: -np.mean(list(found[name].values())))
   return [
@@ -114,10 +132,25 @@ def table(
       'score': name,
       **{k: f'{found[name][k]:.2f}' if k in found[name] else '' for k in tasks},
       'mean': f'{np.mean(list(found[name].values())):.2f}',
-      'weighted': f'{np.mean(list(weighted[name].values())):.2f}',
+      **{k: f'{np.mean(list(by[name].values())):.2f}' for k, by in others.items()},
     }
     for name in order
   ]
+
+
+def judge(sets: Mapping[str, Found]) -> dict:
+  """Prints the table, and what would be chosen; returns the figures."""
+  found, lost = taus(sets), behind(sets)
+  weighted = taus(sets, weighted=True)
+  rows = table(found, weighted=weighted, behind=lost)
+  report.print_table(rows, "Kendall's tau with the accuracy of fine-tuning")
+  result = {'taus': found, 'weighted taus': weighted, 'behind': lost}
+  less = {name: {k: -v for k, v in by.items()} for name, by in lost.items()}
+  for criterion, figures in (('taus', found), ('behind', less)):
+    result[f'held out by {criterion}'] = chosen = held_out(figures, sets)
+    mean = np.mean([figure for _, figure in chosen.values()])
+    print(f'chosen by {criterion} of the other sets:', chosen, f'mean {mean:.2f}')
+  return result
 
 
 def main() -> None:
@@ -134,15 +167,7 @@ def main() -> None:
   order = [t for t in next(iter(networks.values())) if t in tasks]
   seeds = {n: {t: networks[n][t].pop('seeds') for t in order} for n in networks}
   sets = {task: {name: by[task] for name, by in networks.items()} for task in order}
-  found, weighted = taus(sets), taus(sets, weighted=True)
-  report.print_table(
-    table(found, weighted), "Kendall's tau with the accuracy of fine-tuning"
-  )
-  chosen = held_out(found, sets)
-  mean = np.mean([tau for _, tau in chosen.values()])
-  print('chosen by the other sets:', chosen, f'mean {mean:.2f}')
-  result = {'sets': sets, 'taus': found, 'held out': chosen, 'seeds': seeds}
-  result['weighted taus'] = weighted
+  result = {'sets': sets, 'seeds': seeds, **judge(sets)}
   flags.out.write_text(json.dumps(result, indent=1) + '\n')
 
 

@@ -29,7 +29,7 @@ def test_the_default_is_judged_on_a_set_that_did_not_choose_it():
   assert found['good'] == {'pets': 1, 'digits': 1, 'art': 1}
   np.testing.assert_allclose(found['fickle']['digits'], -1 / 3)
   assert selection.held_out(found, SETS) == {t: ('good', 1) for t in SETS}
-  assert [row['score'] for row in selection.table(found, found)] == ['good', 'fickle']
+  assert [row['score'] for row in selection.table(found)] == ['good', 'fickle']
 
 
 def test_a_score_that_a_network_lacks_is_not_chosen():
@@ -56,3 +56,13 @@ def test_the_plain_algorithm_is_the_same_score(examples):
   if examples == 200:
     np.testing.assert_allclose(found, evidence.logme(features, labels), atol=1e-3)
   assert np.isfinite(found)
+
+
+def test_a_score_is_behind_by_what_the_network_it_names_lacks():
+  lost = selection.behind(SETS)
+  np.testing.assert_allclose([*lost['good'].values()], 0)
+  np.testing.assert_allclose([*lost['fickle'].values()], [0, 10, 20], atol=1e-9)
+  (row, _) = selection.table(selection.taus(SETS), behind=lost)
+  assert (row['score'], row['mean'], row['behind']) == ('good', '1.00', '0.00')
+  result = selection.judge(SETS)
+  assert result['held out by behind'] == {t: ('good', 0) for t in SETS}
