@@ -27,6 +27,7 @@ SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   '__init__',
   'cli',
   'diagnosis',
+  'judgement',
   'judging',
   'machine',
   'results',
