@@ -65,6 +65,10 @@ def start(
       raise InputError(
         'give --coordinator, --processes and --process-id together'
       ) from error
+  if jax.distributed.is_initialized():
+    # Programs that a CPU runs ahead of the host have been seen to hang
+    # (jax-ml/jax#25861); two processes, which wait for each other, did so here once.
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 def is_first() -> bool:
