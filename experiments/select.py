@@ -8,6 +8,7 @@ and how much of it to tune. With --run it does so, and reports estimate and outc
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import sys
@@ -82,6 +83,7 @@ def train(flags: Flags, found: selection.Candidate, splits, features) -> float:
   """The test accuracy of a candidate that is tuned as it calls for, over seeds."""
   used = found.advice.name.replace('full', 'plain')
 
+  @functools.cache  # one extraction serves all seeds
   def both():
     test = {'test': judging_split(splits)}
     network = flags.build_model(2), flags.load_backbone()
