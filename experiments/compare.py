@@ -15,9 +15,9 @@ from experiments import cli, judging, settings
 from tljax.data import batches
 from tljax.data.dataset import whole
 from tljax.errors import InputError
-from tljax.extraction.bottleneck import Bottleneck, Norm
 from tljax.extraction.features import extract_splits
 from tljax.models import Linear
+from tljax.models.bottleneck import OnFeatures
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -26,14 +26,14 @@ class Flags(settings.Flags):
 
   domains: tuple[str, ...]
   """Sets of the same classes; every ordered pair is a task."""
+  targets: tuple[str, ...] = ()
+  """The only --domains to adapt to, by name; by default each."""
   several: bool = False
   """Of a task the sources are all other sets, and each set is a target once."""
   methods: tuple[str, ...]
   """Methods of adaptation, beside the baselines and the oracle."""
   frozen: bool = False
   """Adapt a small network on the features of the frozen one, in seconds a run."""
-  norm: Norm = 'layer'
-  """Of that small network; AdaBN and Tent want 'batch'."""
   transductive: bool = False
   """Learn on all of the source, adapt to all of the target and judge on it."""
   seeds: int = 5
@@ -51,9 +51,14 @@ def compare(flags: Flags) -> None:
   if flags.transductive:
     splits = ('train', 'validation', 'test')
     domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
-  pairs = {f'{a} to {b}': ([a], b) for a, b in itertools.permutations(domains, 2)}
+  targets = flags.targets or tuple(domains)
+  for name in targets:
+    if name not in domains:
+      raise InputError(f'--targets: {name} is none of {", ".join(domains)}')
+  pairs = itertools.permutations(domains, 2)
+  pairs = {f'{a} to {b}': ([a], b) for a, b in pairs if b in targets}
   if flags.several:
-    pairs = {f'to {b}': ([a for a in domains if a != b], b) for b in domains}
+    pairs = {f'to {b}': ([a for a in domains if a != b], b) for b in targets}
   tasks = {
     task: flags.match([domains[k] for k in sources], domains[target])
     for task, (sources, target) in pairs.items()
@@ -62,12 +67,12 @@ def compare(flags: Flags) -> None:
   steps = batches.steps_for(first, flags.epochs, flags.batch_size)
   start, model = backbone, flags.build_model(len(first.classes))
   if first.images.ndim == 2:
-    start, model = None, Bottleneck(Linear(len(first.classes)), norm=flags.norm)
+    start, model = None, OnFeatures(Linear(len(first.classes)))
   oracle = () if flags.transductive else ('oracle',)
   names = (*flags.baselines, *oracle, *flags.methods)
   count = len(domains) - 1 if flags.several else 1
   methods = flags.adaptation(names, model, steps, domains=count)
-  run = flags.open_run(without=('domains', 'methods', 'seeds'))
+  run = flags.open_run(without=('domains', 'targets', 'methods', 'seeds'))
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
     training = [source['train'] for source in sources], target['train']
@@ -79,7 +84,8 @@ def compare(flags: Flags) -> None:
     for seed, one in judging.train(
       methods[name], streams, steps, target, start, **flags.machine.options()
     ):
-      features = judging.features(model, one, (sources[0], target))
+      own = flags.bottlenecked(model, name)
+      features = judging.features(own, one, (sources[0], target))
       facts = judging.judge(methods[name], one, sources[0], target, features)
       if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:
         judging.keep(run.folder / 'features', name, features)

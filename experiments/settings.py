@@ -6,9 +6,10 @@ from typing import Literal
 
 import flax.linen as nn
 import numpy as np
+import optax
 
 from experiments import cli
-from tljax import discovery, models
+from tljax import discovery, models, optimizers
 from tljax.adaptation import presets
 from tljax.adaptation.alignment import Aligned
 from tljax.adaptation.rejection import reject
@@ -18,6 +19,7 @@ from tljax.errors import InputError
 from tljax.finetuning import plain
 from tljax.measures import scores
 from tljax.method import Method
+from tljax.models.bottleneck import Bottleneck, Norm, OnFeatures
 from tljax.train import Trial
 
 Splits = Mapping[str, Dataset]
@@ -41,6 +43,8 @@ class Flags(cli.TrainingFlags):
   """Labelled target images of each class."""
   library: bool = False
   """The published library's settings."""
+  norm: Norm = 'layer'
+  """Of the bottleneck above pretrained features; AdaBN and Tent want 'batch'."""
 
   def match(
     self, sources: Sequence[Splits], target: Splits
@@ -59,6 +63,14 @@ class Flags(cli.TrainingFlags):
     ]
     return [first, *others], target
 
+  def build_model(self, num_classes: int) -> models.Classifier:
+    """Returns the model with a new linear head, which does not start from zero.
+
+    A second head that did so too would never differ from it.
+    """
+    model = super().build_model(num_classes)
+    return model.clone(head=models.Linear(num_classes))
+
   @property
   def baselines(self) -> tuple[str, ...]:
     """Strategies that train on labelled images alone, to show what a method adds."""
@@ -74,21 +86,39 @@ class Flags(cli.TrainingFlags):
     domains: int = 1,
   ) -> dict[str, Method]:
     """Returns by name methods of adaptation and baselines; see `presets.build`."""
-    pretrained = self.weights and isinstance(model, models.Classifier)
+    # As all published scripts have it: what is pretrained moves at a tenth of the rate.
+    factor = 0.1 if self.weights and isinstance(model, models.Classifier) else 1.0
     methods = {}
     for name in names:
-      optimizer = self.load_optimizer(steps)
+      own = self.bottlenecked(model, name)
       if self.library:
-        factor = 0.1 if pretrained else 1.0
         optimizer = presets.library_optimizer(name, steps, factor)
+      else:
+        rates = optimizers.backbone_rate(factor)
+        optimizer = optax.chain(self.load_optimizer(steps), rates)
       if name in _BASELINES:
-        method = plain.method(model, optimizer, loss=task_loss)
+        method = plain.method(own, optimizer, loss=task_loss)
         method = reject(method) if self.setting == 'open' else method
       else:
         options = strength, task_loss, domains, self.library
-        method = presets.build(name, model, optimizer, steps, *options)
+        method = presets.build(name, own, optimizer, steps, *options)
       methods[discovery.label(name)] = method
     return methods
+
+  def bottlenecked(self, model: nn.Module, name: str) -> nn.Module:
+    """Returns the model with the bottleneck that the method `name` has.
+
+    Networks from published weights have one, and those on features; others, such as a
+    LeNet from scratch, are narrow themselves.
+    """
+    shape = {'norm': self.norm}
+    if self.library:
+      shape = {'norm': 'batch', 'width': presets.library(name).width}
+    if isinstance(model, OnFeatures):
+      return model.clone(**shape)
+    if not self.weights or not isinstance(model, models.Classifier):
+      return model
+    return model.clone(bottleneck=Bottleneck(**shape))
 
   def batches_for(
     self,

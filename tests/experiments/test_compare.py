@@ -68,11 +68,12 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
   flags = ('--domains', *domains, f'folder:{third}', '--several', '--methods', 'm3sda')
   flags += ('--model', 'cnn', '--image-size', 12, '--epochs', 12, '--batch-size', 4)
   flags += ('--seeds', 1, '--learning-rate', 0.01, '--out', tmp_path / 'run')
+  flags += ('--targets', 'third', 'pets')
   ended = launch('compare', *flags)
   assert ended.status == 0, ended.err
   result = json.loads((tmp_path / 'run/result.json').read_text())
   for by_task in result.values():
-    assert list(by_task) == ['to pets', 'to other', 'to third']
+    assert list(by_task) == ['to third', 'to pets']
   means = [figures['accuracy_mean'] for figures in result['m3sda'].values()]
   assert np.mean(means) >= 0.75
 
@@ -81,6 +82,7 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
   ('count', 'changes', 'match'),
   [
     (1, (), 'two or more'),
+    (2, ('--targets', 'emu'), '--targets: emu is none of pets, other'),
     (2, ('--methods', 'magic'), "method 'magic' is unknown"),
     (2, ('--source-classes', 'cat'), "'dog' is in the target only.*--setting open"),
     (2, ('--target-classes', 'emu'), "--target-classes: .*'emu'; choose from cat, dog"),

@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 
 from experiments import trained
+from tljax import models
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform, loading
+from tljax.models import Linear
+from tljax.models.bottleneck import Bottleneck
 from tljax.run import Run
 
 CNN = ('--model', 'cnn', '--batch-size', 4, '--image-size', 12, '--seeds', 1)
@@ -56,6 +59,21 @@ def test_predictions_are_the_networks(launch, run, pets, tmp_path):
   for ours, theirs in zip(columns, rows, strict=True):
     assert ours['class'] == theirs['class']
     assert float(ours['p(dog)']) == theirs['p(dog)']
+
+
+def test_an_adapted_network_from_published_weights(
+  launch, trials, pets, squeezenet, tmp_path
+):
+  domain, run = f'folder:{pets}', tmp_path / 'run'
+  flags = ('--source', domain, '--target', domain, '--weights', squeezenet)
+  flags += ('--image-size', 33, '--batch-size', 4, '--epochs', 1, '--seeds', 1)
+  ended = launch('adapt', '--method', 'coral', *flags, '--out', run)
+  assert ended.status == 0, ended.err
+  images = np.random.default_rng(0).random((3, 33, 33, 3), np.float32)
+  variables = trials['coral'][0].state.variables
+  model = models.create('squeezenet1_1').clone(head=Linear(2), bottleneck=Bottleneck())
+  wanted = model.apply(variables, images)['logits']
+  np.testing.assert_allclose(trained.load(run).predict(images), wanted, rtol=1e-5)
 
 
 def test_any_strategy_of_a_run(launch, pets, tmp_path):

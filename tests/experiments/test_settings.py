@@ -7,6 +7,7 @@ import pytest
 
 from experiments import settings
 from tljax import adaptation
+from tljax.adaptation import mcd
 from tljax.data.dataset import Dataset
 from tljax.train import Trial
 
@@ -85,6 +86,35 @@ def test_a_few_labels_of_the_target(stream, target):
   both = stream('adda', target_shots=3)
   assert numbers(both, 'source', steps=15) == wanted
   assert 'labelled' not in both(0) and 'label' not in both(0)['target']
+
+
+def test_a_pretrained_network_has_a_bottleneck_and_heads_that_differ(tmp_path):
+  """What starts from published weights moves at a tenth of the rate."""
+  batch = {'image': np.float32(np.random.default_rng(0).uniform(size=(4, 16, 16, 3)))}
+  batch['label'] = np.arange(4) % 2
+  batch = {'source': batch, 'target': {'image': batch['image']}}
+  flags = {'out': tmp_path, 'model': 'cnn', 'weights': 'cnn.safetensors'}
+  shapes = {}
+  for library in (False, True):
+    one = settings.Flags(**flags, library=library)
+    method = one.adaptation(('mcd',), one.build_model(2), 10)['mcd']
+    state = method.init(jax.random.key(0), None, batch)
+    heads = (state.params[part]['classifier']['kernel'] for part in mcd.HEADS)
+    assert not np.allclose(*heads)
+    shapes[library] = state.params['bottleneck']['dense']['kernel'].shape
+    assert ('bottleneck' in state.model_state['batch_stats']) == library
+  assert shapes == {False: (64, 256), True: (64, 1024)}
+
+  scratch = settings.Flags(**flags | {'weights': None})
+  moved = []
+  for one in (settings.Flags(**flags), scratch):
+    method = one.adaptation(('coral',), one.build_model(2), 10)['coral']
+    before = method.init(jax.random.key(0), None, batch)
+    after = method.step(before, batch)[0]
+    conv = [s.params['backbone']['stage1']['conv']['kernel'] for s in (before, after)]
+    moved.append(np.abs(conv[1] - conv[0]).max())
+  assert 'bottleneck' not in before.params
+  np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=0.01)  # Adam's first step
 
 
 def test_an_open_setting(model, source, target, tmp_path):

@@ -24,27 +24,37 @@ class Settings(NamedTuple):
     rate: of SGD with Nesterov momentum 0.9, at the first step.
     weight_decay: of all parameters.
     options: of the method.
+    width: of the bottleneck.
   """
 
   rate: float = 0.01
   weight_decay: float = 1e-3
   options: Mapping[str, Any] = {}
+  width: int = 256
 
 
 LIBRARY = {
   'adda': Settings(rate=0.001),
-  'afn': Settings(0.001, 5e-4, {'delta': 1.0, 'entropy': 0.1}),
+  'afn': Settings(0.001, 5e-4, {'delta': 1.0, 'entropy': 0.1}, width=1000),
   'bsp': Settings(rate=0.003, options={'penalty': 2e-4}),
   'cdan': Settings(),
   'dan': Settings(0.003, 5e-4),
   'dann': Settings(),
   'fixmatch': Settings(rate=0.003, options={'threshold': 0.9}),
   'jan': Settings(0.003, 5e-4),
-  'mcc': Settings(rate=0.005, options={'temperature': 2.5}),
-  'mcd': Settings(0.001, 5e-4, {'generator_steps': 4}),
-  'mdd': Settings(0.004, 5e-4, {'margin': 4.0}),
+  'mcc': Settings(rate=0.005, options={'temperature': 2.5}, width=1024),
+  'mcd': Settings(0.001, 5e-4, {'generator_steps': 4}, width=1024),
+  'mdd': Settings(0.004, 5e-4, {'margin': 4.0}, width=1024),
 }
 _DECAYS = 20.0  # its 20 epochs are 20,000 steps, and the rate falls by 0.001 a step
+
+
+def library(name: str) -> Settings:
+  """Returns the library's settings: a sum's are its first part's.
+
+  A method, or a baseline, that it has not gets DANN's.
+  """
+  return LIBRARY.get(name.split('+')[0], Settings())
 
 
 def library_optimizer(
@@ -52,16 +62,13 @@ def library_optimizer(
 ) -> optax.GradientTransformation:
   """Returns what the library moves all parameters by, in a run of so many steps.
 
-  A method, or a baseline, that `LIBRARY` has not gets DANN's rate; a sum its first
-  part's.
-
   Args:
-    name: of the method.
+    name: of the method, see `library`.
     steps: of the run; over it the rate falls to a tenth of the first.
     backbone_rate: factor of the backbone's rate; the library's is 0.1 where the
       backbone is pretrained.
   """
-  settings = LIBRARY.get(name.split('+')[0], Settings())
+  settings = library(name)
   schedule = optimizers.inverse_decay(settings.rate, gamma=_DECAYS / steps)
   return optax.chain(
     optax.add_decayed_weights(settings.weight_decay),

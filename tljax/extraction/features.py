@@ -21,6 +21,7 @@ from tljax.method import Variables
 from tljax.progress import Bar
 
 Pooling = Literal['mean', 'max', 'flatten']
+_PARTS = ('backbone', 'bottleneck')  # of a network, below its head
 
 
 def extract(
@@ -41,7 +42,7 @@ def extract(
   Several processes share the images, and each has all features.
 
   Args:
-    model: a `Classifier`; its head is not run.
+    model: a `Classifier`; its head is not run, its bottleneck, if any, is.
     variables: its variables; the head's may be missing.
     images: (N, H, W, 3) uint8.
     endpoint: such as 'features' (N, D) or, of most networks, 'map' (N, H', W', C).
@@ -62,9 +63,8 @@ def extract(
   if views < 1:
     raise InputError(f'--views is {views}; choose at least 1')
   variables = {
-    collection: {'backbone': tree['backbone']}
+    collection: {part: tree[part] for part in _PARTS if part in tree}
     for collection, tree in variables.items()
-    if 'backbone' in tree
   }
   placed, mesh = variables, sharding.of_processes()
   if mesh is not None:

@@ -178,12 +178,15 @@ class Classifier(nn.Module):
       `model.clone(head=Linear(num_classes))`.
     spec: mean, std and channel order of the normalisation.
     dtype: of the backbone's input.
+    bottleneck: `(features, train) -> features`, of the head and all who ask for
+      'features'; by default none.
   """
 
   backbone: nn.Module
   head: nn.Module
   spec: Spec
   dtype: Any = jnp.float32
+  bottleneck: nn.Module | None = None
 
   def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """Maps images (N, H, W, C), float32 in [0, 1], to outputs by endpoint."""
@@ -197,4 +200,8 @@ class Classifier(nn.Module):
     shape = (1,) * (images.ndim - 1) + (-1,)
     mean = jnp.asarray(self.spec.mean, images.dtype).reshape(shape)
     std = jnp.asarray(self.spec.std, images.dtype).reshape(shape)
-    return self.backbone(((images - mean) / std).astype(self.dtype), train=train)
+    images = ((images - mean) / std).astype(self.dtype)
+    outputs = self.backbone(images, train=train)
+    if self.bottleneck is None:
+      return outputs
+    return {**outputs, 'features': self.bottleneck(outputs['features'], train=train)}

@@ -4,17 +4,20 @@ import numpy as np
 import optax
 import pytest
 
+from tljax import models
 from tljax.adaptation import coral
-from tljax.extraction.bottleneck import Bottleneck
+from tljax.data.augment import to_float
+from tljax.extraction.features import extract
 from tljax.finetuning import plain
 from tljax.models import Linear
+from tljax.models.bottleneck import Bottleneck, OnFeatures
 
 ROWS = np.float32(np.random.default_rng(0).normal(2, 5, (12, 20)))
 
 
 @pytest.mark.parametrize('norm', ['layer', 'batch'])
 def test_it_is_a_dense_layer_a_norm_and_relu(norm):
-  model = Bottleneck(Linear(3), width=8, norm=norm)
+  model = OnFeatures(Linear(3), width=8, norm=norm)
   variables = model.init(jax.random.key(0), ROWS)
   outputs, _ = model.apply(variables, ROWS, train=True, mutable=['batch_stats'])
   hidden = ROWS @ variables['params']['backbone']['dense']['kernel']
@@ -31,9 +34,26 @@ def test_it_is_a_dense_layer_a_norm_and_relu(norm):
   np.testing.assert_allclose(outputs['logits'], logits, rtol=1e-4, atol=1e-5)
 
 
+def test_a_network_of_images_has_it_above_its_features():
+  """And extraction too, whose 'features' are then its."""
+  plain = models.create('cnn', 3)
+  model = plain.clone(bottleneck=Bottleneck(8))
+  images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+  variables = model.init(jax.random.key(0), to_float(images))
+  own = {k: {'backbone': tree['backbone']} for k, tree in variables.items()}
+  wide = extract(plain, own, images)
+  narrow = Bottleneck(8).apply({'params': variables['params']['bottleneck']}, wide)
+  np.testing.assert_allclose(extract(model, variables, images), narrow, rtol=1e-5)
+  outputs = model.apply(variables, to_float(images))
+  np.testing.assert_allclose(outputs['features'], narrow, rtol=1e-5, atol=1e-6)
+  head = {'params': variables['params']['head']}
+  logits = Linear(3).apply(head, {'features': narrow})
+  np.testing.assert_allclose(outputs['logits'], logits, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(('norm', 'same'), [('layer', True), ('batch', False)])
 def test_a_method_of_no_strength_is_the_source_alone_by_layer_norm(norm, same):
-  model, optimizer = Bottleneck(Linear(3), width=8, norm=norm), optax.sgd(0.1)
+  model, optimizer = OnFeatures(Linear(3), width=8, norm=norm), optax.sgd(0.1)
   source = {'image': jnp.asarray(ROWS[:6]), 'label': jnp.arange(6) % 3}
   batch = {'source': source, 'target': {'image': jnp.asarray(3 * ROWS[6:])}}
   alone = plain.method(model, optimizer)

@@ -1,0 +1,59 @@
+"""A narrow layer before the head: where methods of adaptation align the domains."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+
+Norm = Literal['layer', 'batch']
+
+
+class Bottleneck(nn.Module):
+  """A dense layer, a norm, ReLU: features (N, D) to fewer, normalised ones.
+
+  The norm comes after: before the layer it would blow up the features that the source
+  hardly has and the target has.
+
+  Attributes:
+    width: of the new features.
+    norm: by layer norm a method of strength 0 is the source alone. The published
+      libraries' batch norm, which sees both domains as one batch, adapts by itself, for
+      better or worse; AdaBN and Tent want it.
+  """
+
+  width: int = 256
+  norm: Norm = 'layer'
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    x = nn.Dense(self.width, use_bias=False, name='dense')(x)
+    if self.norm == 'layer':
+      return nn.relu(nn.LayerNorm(name='norm')(x))
+    return nn.relu(nn.BatchNorm(not train, momentum=0.9, name='norm')(x))
+
+
+class OnFeatures(nn.Module):
+  """A bottleneck and a head on the features of a frozen network.
+
+  In place of a network of images it makes a method of adaptation, or of fine-tuning, a
+  matter of seconds. Outputs are `{'features', 'logits'}`.
+
+  Attributes:
+    head: `(outputs, train) -> logits`, such as `models.Linear(num_classes)`.
+    width, norm: of the bottleneck, which is all of the part 'backbone'.
+  """
+
+  head: nn.Module
+  width: int = 256
+  norm: Norm = 'layer'
+
+  def setup(self):
+    self.backbone = Bottleneck(self.width, self.norm)
+
+  def __call__(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    outputs = self.embed(features, train=train)
+    return {**outputs, 'logits': self.head(outputs, train=train)}
+
+  def embed(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+    """As `__call__`, but without the head and its logits."""
+    return {'features': self.backbone(features, train=train)}
