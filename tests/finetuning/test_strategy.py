@@ -36,9 +36,15 @@ def test_a_large_set_is_measured_on_a_part_of_it():
   assert found.examples == 5000 and found.accuracy == 1
 
 
-def test_a_class_of_one_example():
-  with pytest.raises(InputError, match='class 1 has 1 training examples'):
-    strategy.measure(np.eye(3, dtype=np.float32), np.array([0, 0, 1]), 2)
+def test_a_class_of_one_example_is_none_to_hold_out():
+  rows, labels = np.eye(3, dtype=np.float32), np.array([0, 0, 1])
+  found = strategy.measure(rows, labels, 2)
+  assert found.accuracy is found.skill is None
+  advice = strategy.choose(found)
+  assert advice.name == 'probe' and 'a class has one alone' in advice.reason
+  assert strategy.choose(found._replace(examples=2000)).name == 'full'
+  with pytest.raises(InputError, match='class 2 has no training example'):
+    strategy.measure(rows, labels, 3)
 
 
 def chosen(examples, classes=4, accuracy=0.8, **options):

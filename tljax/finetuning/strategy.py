@@ -20,6 +20,7 @@ _MEANING = {
   'partial': 'Tune the head and the upper half of the stages',
   'full': 'Tune the head and all stages',
 }
+_PROBE = 'a linear probe of the frozen features'
 _COST = {'probe': 0.0, 'partial': 2.0, 'full': 3.5}  # of a step, in forward passes
 
 
@@ -31,21 +32,22 @@ class Evidence(NamedTuple):
     classes: number of them.
     accuracy: of a linear probe of the frozen features on held-out folds of the
       training examples: how similar the target is to what the network has learned.
+      None where a class has one example, so that none can be held out.
     separation: share of the features' variance that lies between classes, in [0, 1].
     image_seconds: of the network's forward pass, an image; 0 where it is not known.
   """
 
   examples: int
   classes: int
-  accuracy: float
+  accuracy: float | None
   separation: float
   image_seconds: float = 0.0
 
   @property
-  def skill(self) -> float:
+  def skill(self) -> float | None:
     """The probe's accuracy on the scale from guessing, 0, to never erring, 1."""
     guess = 1 / self.classes
-    return max(0.0, (self.accuracy - guess) / (1 - guess))
+    return self.accuracy and max(0.0, (self.accuracy - guess) / (1 - guess))
 
 
 class Strategy(NamedTuple):
@@ -85,20 +87,19 @@ def measure(
     image_seconds: that it took to extract the features of an image.
 
   Raises:
-    InputError: a class has fewer than two examples.
+    InputError: a class has no example.
   """
   examples, counts = len(labels), np.bincount(labels, minlength=num_classes)
-  if counts.min() < 2:
-    raise InputError(
-      f'class {counts.argmin()} has {counts.min()} training examples; a strategy is '
-      'chosen from 2 or more of each class'
-    )
+  if not counts.all():
+    raise InputError(f'class {counts.argmin()} has no training example; add some')
   within = sum(n * features[labels == k].var(0).sum() for k, n in enumerate(counts))
   separation = 1 - within / (examples * features.var(0).sum())
   if examples > _MEASURED:
     chosen = np.random.default_rng(0).permutation(examples)[:_MEASURED]
     features, labels = features[chosen], labels[chosen]
     counts = np.bincount(labels, minlength=num_classes)
+  if counts.min() < 2:
+    return Evidence(examples, num_classes, None, float(separation), image_seconds)
   folds = StratifiedKFold(
     np.clip(counts.min(), 2, _FOLDS), shuffle=True, random_state=0
   )
@@ -115,14 +116,16 @@ def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:
   Few examples that the frozen features tell apart want no more than a linear head: to
   tune is to overfit, and to distort them (Kumar et al., 2022). With more, or where the
   features do not serve, the upper stages pay; with many, all of them. The limits were
-  set on the sets of the README's table.
+  set on the sets of the README's table. Where nothing can be held out, features are
+  taken to serve.
 
   Args:
     evidence: see `measure`.
     seconds: that training may take on this device: a cheaper strategy is chosen where
       it would take longer, by the time of a forward pass.
   """
-  per_class, skill = evidence.examples / evidence.classes, evidence.skill
+  per_class = evidence.examples / evidence.classes
+  skill = _SKILL if evidence.skill is None else evidence.skill
   if per_class < _FEW and skill >= _SKILL:
     best, size = 'probe', 'too few to tune a network by'
   elif per_class < _MANY:
@@ -136,11 +139,13 @@ def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:
   takes = [c * steps * _BATCH * evidence.image_seconds for c in _COST.values()]
   affordable = max(i for i, time in enumerate(takes) if time <= seconds)
   position = min(order.index(best), affordable)
-  reason = (
-    f'{per_class:.0f} examples of a class are {size}, and a linear probe of the frozen '
-    f'features is right on {evidence.accuracy:.0%} of held-out ones of '
-    f'{evidence.classes} classes.'
-  )
+  count = f'{per_class:.0f} examples of a class are'
+  count = 'One example of a class is' if per_class < 1.5 else count
+  found = f'a class has one alone, which cannot be held out to judge {_PROBE}'
+  if evidence.accuracy is not None:
+    right = f'{evidence.accuracy:.0%} of held-out ones of {evidence.classes} classes'
+    found = f'{_PROBE} is right on {right}'
+  reason = f'{count} {size}, and {found}.'
   if best == 'probe':
     reason += f' {_MEANING[best]}.'
   elif order[position] == best:
