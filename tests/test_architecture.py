@@ -7,7 +7,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = [
-  'errors discovery method sweep losses measures optimizers processes sharding models',
+  'errors discovery method sharpness sweep losses measures optimizers processes '
+  'sharding models',
   'weights data checkpoint run report progress watch',
   'train inference',
   'extraction finetuning adaptation',

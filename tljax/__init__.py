@@ -1,7 +1,7 @@
 """Transfer learning in JAX. The map, in floor order; imports go down only.
 
-1. `method` (read it first), `sweep`, `losses`, `optimizers`, `measures`, `processes`,
-   `sharding`, `models`
+1. `method` (read it first), `sweep`, `sharpness`, `losses`, `optimizers`, `measures`,
+   `processes`, `sharding`, `models`
 2. `weights`, `data`, `checkpoint`, `run`, `report`, `progress`, `watch`
 3. `train`: the only loop; `inference`: a network over a whole set
 4. `extraction`, `finetuning`, `adaptation`: methods, one file each

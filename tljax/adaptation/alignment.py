@@ -22,6 +22,7 @@ from tljax.method import (
   new_state,
   predict_with,
 )
+from tljax.sharpness import sharpness_aware
 
 # (logits, labels) -> ()
 TaskLoss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -37,6 +38,7 @@ class Term(NamedTuple):
   init_params: Callable | None
   augment: Augment | None
   task_loss: TaskLoss
+  radius: float
 
 
 class Aligned(Method):
@@ -54,6 +56,7 @@ def align(
   init_params: Callable | None = None,
   augment: Augment | None = None,
   task_loss: TaskLoss = losses.cross_entropy,
+  radius: float = 0.0,
 ) -> Aligned:
   """Builds a method that minimises source cross-entropy plus an alignment loss.
 
@@ -73,6 +76,7 @@ def align(
     augment: see `both_domains`.
     task_loss: `(logits, labels) -> ()` in place of the cross-entropy, such as
       `losses.squared_error` of a regression.
+    radius: of `sharpness_aware`, for the task's loss alone; see `sdat`.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
@@ -80,17 +84,20 @@ def align(
     images = batch['source']['image']
     return new_state(key, model, optimizer, images, variables, init_params=init_params)
 
+  def task_fn(params, state, batch, rng):
+    domains = both_domains(model, params, state, batch, rng, augment)
+    logits, labels = domains[0]['logits'], batch['source']['label']
+    if 'labelled' in batch:
+      logits = jnp.concatenate([logits, domains[1]['labelled']['logits']])
+      labels = jnp.concatenate([labels, batch['labelled']['label']])
+    return task_loss(logits, labels), domains
+
   def loss_fn(params, state, batch, rng):
-    source, target, model_state = both_domains(
-      model, params, state, batch, rng, augment
-    )
-    logits, labels = source['logits'], batch['source']['label']
+    task, (source, target, model_state) = task_fn(params, state, batch, rng)
+    if radius:
+      task, _ = sharpness_aware(task_fn, radius)(params, state, batch, rng)
     given = {k: batch['source'][k] for k in ('label', 'domain') if k in batch['source']}
     source = {**source, **given}
-    if 'labelled' in batch:
-      logits = jnp.concatenate([logits, target['labelled']['logits']])
-      labels = jnp.concatenate([labels, batch['labelled']['label']])
-    task = task_loss(logits, labels)
     weight = jax.tree.map(jnp.float32, schedule(state.step))  # a tuple's, of a sum
     alignment = alignment_loss(params, source, target, weight)
     strength = jax.tree.leaves(weight)[0]
@@ -99,7 +106,7 @@ def align(
 
   method = Aligned(init, gradient_step(loss_fn, optimizer), predict_with(model))
   method.term = Term(
-    model, optimizer, alignment_loss, schedule, init_params, augment, task_loss
+    model, optimizer, alignment_loss, schedule, init_params, augment, task_loss, radius
   )
   return method
 
@@ -142,6 +149,7 @@ def compose(methods: Sequence[Aligned]) -> Aligned:
     init_params=init_params,
     augment=next((term.augment for term in terms if term.augment), None),
     task_loss=terms[0].task_loss,
+    radius=max(term.radius for term in terms),
   )
 
 

@@ -1,11 +1,10 @@
 """Sharpness-aware minimisation (Foret et al., 2021)."""
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from tljax.finetuning import plain
-from tljax.method import LossFn, Method, gradient_step
+from tljax.method import Method, gradient_step
+from tljax.sharpness import sharpness_aware
 
 
 def method(
@@ -20,27 +19,3 @@ def method(
   """
   loss_fn = sharpness_aware(plain.loss_of(model), radius)
   return plain.method(model, optimizer)._replace(step=gradient_step(loss_fn, optimizer))
-
-
-def sharpness_aware(loss_fn: LossFn, radius: float) -> LossFn:
-  """Returns the loss, but with its gradient at w + radius x gradient / |gradient|.
-
-  (Equations 2 and 3.) Value, metrics and batch statistics are those at w. Parameters
-  without a gradient, such as frozen ones, are not perturbed. optax.contrib.sam would
-  need two steps for it, or an update that is given the loss.
-
-  Args:
-    loss_fn: as `gradient_step` takes it.
-    radius: rho.
-  """
-
-  def loss(params, state, batch, rng):
-    here = jax.lax.stop_gradient(params)
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (value, aux), grads = gradient(here, state, batch, rng)
-    scale = radius / jnp.maximum(optax.tree.norm(grads), 1e-12)
-    around = optax.tree.add_scale(params, scale, grads)
-    perturbed, _ = loss_fn(around, state, batch, rng)
-    return value + perturbed - jax.lax.stop_gradient(perturbed), aux
-
-  return loss
