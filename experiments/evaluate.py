@@ -20,7 +20,7 @@ class Flags(trained.Flags):
   """Judges a trained network on labelled images."""
 
   data: str
-  """Labelled images of the same classes, or targets: folder:PATH, csv:PATH, ..."""
+  """Labelled images of the network's classes, or targets: folder:PATH, csv:PATH, ..."""
   out: pathlib.Path
   """Folder for result.json and report.html."""
   split: str | None = None
@@ -47,18 +47,24 @@ def read(flags: Flags, network: trained.Trained) -> tuple[str, Dataset]:
   if split not in splits:
     raise InputError(f'{flags.data} has no split {split!r}, but {", ".join(splits)}')
   source = splits[split]
-  lone = sorted(set(source.classes) - set(network.classes))
-  if lone:
+  names = network.classes
+  is_open = names[-1:] == ('unknown',) and 'unknown' not in source.classes
+  lone = sorted(set(source.classes) - set(names))
+  if lone and not is_open:
     raise InputError(f'{flags.data}: the network does not know class {lone[0]!r}')
-  if network.classes:
-    source = source.keep_classes(network.classes)
   several = source.labels.dtype == bool
   if several != network.is_multi_label:
     has, gives = ('any number', 'one') if several else ('one', 'any number')
     raise InputError(
       f'{flags.data}: images have {has} of the classes, and the network gives {gives}'
     )
-  return split, loading.decode(source, network.transform, flags.skip_corrupt, False)[0]
+  if several:
+    source = source.keep_classes(names)
+  dataset = loading.decode(source, network.transform, flags.skip_corrupt, False)[0]
+  if names and not several:
+    known = names[:-1] if is_open else names
+    dataset = dataset.number_classes(known, unknown=is_open)
+  return split, dataset
 
 
 if __name__ == '__main__':

@@ -29,7 +29,11 @@ def show(page: report.Page, title: str, network: Trained, dataset: Dataset) -> d
 
 def _classes(page, title, network, dataset):
   logits, labels = network.logits(dataset.images), dataset.labels
-  figures = _show_figures(page, title, scores.classification(logits, labels))
+  figures = scores.classification(logits, labels)
+  unknown = labels == len(dataset.classes) - 1
+  if dataset.classes[-1] == 'unknown' and 0 < unknown.sum() < len(labels):
+    figures = {**figures, **scores.open_set(logits, labels)}
+  figures = _show_figures(page, title, figures)
   figures |= _show_by_class(page, logits, dataset)
   predicted, confidence = logits.argmax(-1), np.asarray(jax.nn.softmax(logits)).max(-1)
   page.confusion(network.name, dataset, predicted)

@@ -49,6 +49,41 @@ def test_figures_are_of_the_split(launch, run, pets, tmp_path):
   assert sum(row['examples'] for row in whole['classes'].values()) == 12
 
 
+def test_sets_of_fewer_classes_and_of_others(launch, pets, tmp_path):
+  """A network that may answer 'unknown' is judged by OS*, UNK and HOS too."""
+  more = tmp_path / 'more'
+  more.mkdir()
+  for name, animal in (('cat', 'cat'), ('emu', 'dog'), ('fox', 'dog')):
+    (more / name).symlink_to(pets / animal)
+  run, judged = tmp_path / 'run', tmp_path / 'judged'
+  flags = ('--source', f'folder:{pets}', '--target', f'folder:{more}', *CNN)
+  flags += ('--setting', 'open', '--source-classes', 'cat', '--epochs', 2)
+  ended = launch('adapt', *flags, '--method', 'osbp', '--out', run)
+  assert ended.status == 0, ended.err
+  ended = launch('evaluate', '--run', run, '--data', f'folder:{more}', '--out', judged)
+  assert ended.status == 0, ended.err
+  trained = json.loads((run / 'result.json').read_text())['strategies']['osbp']
+  got = json.loads((judged / 'result.json').read_text())
+  assert got['classes']['unknown']['examples'] > got['classes']['cat']['examples'] > 0
+  for name in ('accuracy', 'os_star', 'unk', 'hos'):
+    assert got[name] == pytest.approx(trained[name][0], abs=1e-6), name
+
+  few, tuned = tmp_path / 'few', tmp_path / 'tuned'
+  few.mkdir()
+  for name in ('emu', 'fox'):
+    (few / name).symlink_to(pets / 'dog')
+  flags = ('--data', f'folder:{more}', *CNN, '--epochs', 1)
+  assert launch('finetune', *flags, '--out', tuned).status == 0
+  flags = ('--run', tuned, '--data', f'folder:{few}')
+  ended = launch('evaluate', *flags, '--out', tmp_path / 'partial')
+  assert ended.status == 0, ended.err
+  got = json.loads((tmp_path / 'partial/result.json').read_text())
+  assert got['classes']['cat']['examples'] == 0
+  rows = [got['classes'][name] for name in ('emu', 'fox')]
+  right = sum(row['recall'] * row['examples'] for row in rows)
+  assert right == pytest.approx(got['accuracy'] * sum(row['examples'] for row in rows))
+
+
 def test_evidence_is_a_map_of_each_image(run):
   network = trained.load(run)
   images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
