@@ -27,7 +27,7 @@ class Flags(settings.Flags):
   target: str
   """Unlabelled; its labels only judge the result."""
   method: str = 'dann'
-  """Of adaptation, or a file with your own; a wrong name lists all; sums: cdan+mcc."""
+  """A name, a file of yours, a sum: cdan+mcc."""
   strength: float | None = None
   """Peak of its ramp; else the method's own."""
 

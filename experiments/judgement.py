@@ -64,7 +64,8 @@ def _targets(page, title, network, dataset):
   targets = dataset.labels.reshape(len(dataset), -1)
   if outputs.shape != targets.shape:
     raise InputError(
-      f'{targets.shape[1]} target(s) an image, and the network gives {outputs.shape[1]}'
+      f'{title}: {targets.shape[1]} target(s) an image, and the network gives '
+      f'{outputs.shape[1]}'
     )
   figures = _show_figures(page, title, scores.regression(outputs, targets))
   page.figure('Predictions', report.parity(targets, outputs))

@@ -34,7 +34,7 @@ class Flags(cli.TrainingFlags):
   balanced: bool = False
   """Source batches hold every class alike."""
   setting: Literal['closed', 'partial', 'open'] = 'closed'
-  """Whether the target has the same classes, fewer, or others too: 'unknown'."""
+  """The target's classes: alike, fewer, or others."""
   source_classes: tuple[str, ...] = ()
   """Of the source to keep; by default all."""
   target_classes: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Flags(cli.TrainingFlags):
   library: bool = False
   """The published library's settings."""
   norm: Norm = 'layer'
-  """Of the bottleneck above pretrained features; AdaBN and Tent want 'batch'."""
+  """Of the bottleneck; AdaBN wants 'batch'."""
 
   def match(
     self, sources: Sequence[Splits], target: Splits

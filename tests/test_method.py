@@ -28,9 +28,11 @@ def complete(model, images, variables):
 
 
 @pytest.mark.parametrize('nothing', [None, {}])
-def test_complete_variables_draws_all_from_the_key(model, images, nothing, raw):
+def test_complete_variables_draws_all_from_the_key(model, images, nothing):
+  """By another program than flax's own, so not always to the last bit."""
   drawn = complete(model, images, nothing)
-  assert raw(drawn) == raw(dict(model.init(jax.random.key(1), images)))
+  wanted = dict(model.init(jax.random.key(1), images))
+  chex.assert_trees_all_close(drawn, wanted, rtol=1e-6)
 
 
 def test_complete_variables_draws_only_the_missing_head(model, images, variables, raw):
