@@ -34,7 +34,7 @@ class Flags(cli.TrainingFlags):
   balanced: bool = False
   """Source batches hold every class alike."""
   setting: Literal['closed', 'partial', 'open'] = 'closed'
-  """The target's classes: alike, fewer, or others."""
+  """Target's classes: alike, fewer, others."""
   source_classes: tuple[str, ...] = ()
   """Of the source to keep; by default all."""
   target_classes: tuple[str, ...] = ()
