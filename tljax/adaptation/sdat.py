@@ -13,8 +13,8 @@ def method(
 
   It is the part of a sum, such as 'cdan+mcc+sdat': the source's cross-entropy is
   minimised by its gradient at w + radius x gradient / |gradient|, and the other parts'
-  losses by theirs at w, for a smooth adversarial loss is a worse one (section 4,
-  equation 8). It costs another two passes.
+  losses by theirs at w, for a smooth adversarial loss is a worse one. It costs another
+  two passes.
 
   Args:
     model: outputs by endpoint, among them 'logits'.
