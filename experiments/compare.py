@@ -75,6 +75,7 @@ def compare(flags: Flags) -> None:
   run = flags.open_run(without=('domains', 'targets', 'methods', 'seeds'))
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
+    own = flags.bottlenecked(model, name)
     training = [source['train'] for source in sources], target['train']
     streams = {
       seed: flags.batches_for(name, methods[name], *training, seed)
@@ -84,7 +85,6 @@ def compare(flags: Flags) -> None:
     for seed, one in judging.train(
       methods[name], streams, steps, target, start, **flags.machine.options()
     ):
-      own = flags.bottlenecked(model, name)
       features = judging.features(own, one, (sources[0], target))
       facts = judging.judge(methods[name], one, sources[0], target, features)
       if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:

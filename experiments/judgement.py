@@ -32,7 +32,7 @@ def _classes(page, title, network, dataset):
   figures = scores.classification(logits, labels)
   unknown = labels == len(dataset.classes) - 1
   if dataset.classes[-1] == 'unknown' and 0 < unknown.sum() < len(labels):
-    figures = {**figures, **scores.open_set(logits, labels)}
+    figures |= scores.open_set(logits, labels)
   figures = _show_figures(page, title, figures)
   figures |= _show_by_class(page, logits, dataset)
   predicted, confidence = logits.argmax(-1), np.asarray(jax.nn.softmax(logits)).max(-1)

@@ -87,7 +87,7 @@ class Flags(cli.TrainingFlags):
   ) -> dict[str, Method]:
     """Returns by name methods of adaptation and baselines; see `presets.build`."""
     # As all published scripts have it: what is pretrained moves at a tenth of the rate.
-    factor = 0.1 if self.weights and isinstance(model, models.Classifier) else 1.0
+    factor = 0.1 if self._is_pretrained(model) else 1.0
     methods = {}
     for name in names:
       own = self.bottlenecked(model, name)
@@ -113,12 +113,15 @@ class Flags(cli.TrainingFlags):
     """
     shape = {'norm': self.norm}
     if self.library:
-      shape = {'norm': 'batch', 'width': presets.library(name).width}
+      shape = {'norm': 'batch', 'width': presets.library_settings(name).width}
     if isinstance(model, OnFeatures):
       return model.clone(**shape)
-    if not self.weights or not isinstance(model, models.Classifier):
-      return model
-    return model.clone(bottleneck=Bottleneck(**shape))
+    if self._is_pretrained(model):
+      return model.clone(bottleneck=Bottleneck(**shape))
+    return model
+
+  def _is_pretrained(self, model):
+    return self.weights is not None and isinstance(model, models.Classifier)
 
   def batches_for(
     self,

@@ -8,6 +8,7 @@ from tljax import models
 from tljax.adaptation import coral
 from tljax.data.augment import to_float
 from tljax.extraction.features import extract
+from tljax.extraction.head import Head, join
 from tljax.finetuning import plain
 from tljax.models import Linear
 from tljax.models.bottleneck import Bottleneck, OnFeatures
@@ -49,6 +50,10 @@ def test_a_network_of_images_has_it_above_its_features():
   head = {'params': variables['params']['head']}
   logits = Linear(3).apply(head, {'features': narrow})
   np.testing.assert_allclose(outputs['logits'], logits, rtol=1e-5, atol=1e-6)
+  # A head that was trained on these features joins both.
+  whole, joined = join(model, variables, Head(Linear(3), head))
+  got = whole.apply(joined, to_float(images))['logits']
+  np.testing.assert_allclose(got, logits, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(('norm', 'same'), [('layer', True), ('batch', False)])

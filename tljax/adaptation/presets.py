@@ -49,7 +49,7 @@ LIBRARY = {
 _DECAYS = 20.0  # its 20 epochs are 20,000 steps, and the rate falls by 0.001 a step
 
 
-def library(name: str) -> Settings:
+def library_settings(name: str) -> Settings:
   """Returns the library's settings: a sum's are its first part's.
 
   A method, or a baseline, that it has not gets DANN's.
@@ -63,12 +63,12 @@ def library_optimizer(
   """Returns what the library moves all parameters by, in a run of so many steps.
 
   Args:
-    name: of the method, see `library`.
+    name: of the method, see `library_settings`.
     steps: of the run; over it the rate falls to a tenth of the first.
     backbone_rate: factor of the backbone's rate; the library's is 0.1 where the
       backbone is pretrained.
   """
-  settings = library(name)
+  settings = library_settings(name)
   schedule = optimizers.inverse_decay(settings.rate, gamma=_DECAYS / steps)
   return optax.chain(
     optax.add_decayed_weights(settings.weight_decay),
@@ -102,7 +102,7 @@ def build(
   parts = name.split('+')
   given = {p: options(p, steps, strength, task_loss, domains) for p in parts}
   for part in parts if library else ():
-    given[part] |= LIBRARY.get(part, Settings()).options
+    given[part] |= library_settings(part).options
   given = given[name] if len(parts) == 1 else given
   return adaptation.create(name, model, optimizer, **given)
 

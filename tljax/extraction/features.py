@@ -21,7 +21,16 @@ from tljax.method import Variables
 from tljax.progress import Bar
 
 Pooling = Literal['mean', 'max', 'flatten']
-_PARTS = ('backbone', 'bottleneck')  # of a network, below its head
+
+
+def below_head(variables: Variables) -> Variables:
+  """Returns a network's variables but those of its head: what features depend on."""
+  parts = ('backbone', 'bottleneck')
+  kept = {
+    collection: {part: tree[part] for part in parts if part in tree}
+    for collection, tree in variables.items()
+  }
+  return {collection: tree for collection, tree in kept.items() if tree}
 
 
 def extract(
@@ -62,10 +71,7 @@ def extract(
   """
   if views < 1:
     raise InputError(f'--views is {views}; choose at least 1')
-  variables = {
-    collection: {part: tree[part] for part in _PARTS if part in tree}
-    for collection, tree in variables.items()
-  }
+  variables = below_head(variables)
   placed, mesh = variables, sharding.of_processes()
   if mesh is not None:
     variables = jax.tree.map(processes.fetch, variables)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from tljax.extraction.features import Pooling, pool
+from tljax.extraction.features import Pooling, below_head, pool
 from tljax.inference import in_batches
 from tljax.method import Variables
 from tljax.models.base import Classifier, FlattenMLP, Linear
@@ -112,11 +112,7 @@ def join(
   if (endpoint, pooling) != (own, None):
     module = At(head.module, endpoint, pooling)
     parts = {collection: {'head': tree} for collection, tree in parts.items()}
-  joined = {
-    collection: {'backbone': tree['backbone']}
-    for collection, tree in variables.items()
-    if 'backbone' in tree
-  }
+  joined = below_head(variables)
   for collection, tree in parts.items():
     joined[collection] = {**joined.get(collection, {}), 'head': tree}
   return model.clone(head=module), joined
