@@ -25,13 +25,15 @@ class Contender(NamedTuple):
   """What is timed.
 
   Attributes:
-    run: one step, and waits for it.
+    run: one step; a device may go on with it afterwards, as it does in a training.
     facts: of the step, where they are known: 'compile_seconds', 'memory_bytes' at the
       peak, 'flops' and 'bytes' that are read and written.
+    wait: until what was run is done.
   """
 
   run: Callable[[], object]
   facts: Mapping[str, float] = {}
+  wait: Callable[[], object] = lambda: None
 
 
 # By name, the first being tljax's; a text in the place of one says why it is missing.
@@ -71,24 +73,25 @@ class Bar(NamedTuple):
 
 
 def alternate(
-  contenders: Mapping[str, Callable[[], object]], rounds: int, steps: int
+  contenders: Mapping[str, Contender], rounds: int, steps: int
 ) -> dict[str, list[float]]:
   """Runs the contenders in turn.
 
   Args:
-    contenders: by name, a function that runs one step, and waits for it.
+    contenders: by name.
     rounds: turns of each.
-    steps: calls in a turn.
+    steps: calls in a turn, at whose end is waited.
 
   Returns:
     By name, seconds per step of each round.
   """
   seconds = {name: [] for name in contenders}
   for _ in range(rounds):
-    for name, step in contenders.items():
+    for name, contender in contenders.items():
       began = time.perf_counter()
       for _ in range(steps):
-        step()
+        contender.run()
+      contender.wait()
       seconds[name].append((time.perf_counter() - began) / steps)
   return seconds
 
@@ -115,13 +118,12 @@ def measure(contenders: Contenders, seconds: float, once: bool = False) -> dict:
   """
   missing = {k: v for k, v in contenders.items() if isinstance(v, str)}
   contenders = {k: v for k, v in contenders.items() if k not in missing}
-  runs = {name: contender.run for name, contender in contenders.items()}
   rounds, steps = 1, 1
   if not once:
-    alternate(runs, 1, 1)  # caches, clocks and allocators warm up
-    warm = alternate(runs, 1, 1)
+    alternate(contenders, 1, 1)  # caches, clocks and allocators warm up
+    warm = alternate(contenders, 1, 1)
     rounds, steps = plan({name: s for name, (s,) in warm.items()}, seconds)
-  timed = alternate(runs, rounds, steps)
+  timed = alternate(contenders, rounds, steps)
   ours, *_ = timed.values()
   return {
     'rounds': rounds,
@@ -159,9 +161,9 @@ def stepper(method: Method, batch: Batch) -> Contender:
   def run():
     nonlocal state
     state, metrics = step(state, batch)
-    return jax.block_until_ready((state, metrics))
+    return metrics
 
-  return Contender(run, compiled(step, seconds))
+  return Contender(run, compiled(step, seconds), lambda: jax.block_until_ready(state))
 
 
 def filled(shapes):

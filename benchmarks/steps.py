@@ -118,13 +118,20 @@ def _forward(model, images) -> Contender:
   embed = jax.jit(lambda v, x: model.apply(v, x, method='embed')['features'])
   step = embed.lower(variables, images).compile()
   facts = compiled(step, time.perf_counter() - began)
-  return Contender(lambda: jax.block_until_ready(step(variables, images)), facts)
+  features = None
+
+  def run():
+    nonlocal features
+    features = step(variables, images)
+    return features
+
+  return Contender(run, facts, lambda: jax.block_until_ready(features))
 
 
 def first_step(network: str, strategy: str, count: int, pixels: int) -> None:
   """Runs one step, of weights that are drawn."""
   batch = jax.tree.map(jnp.asarray, draw(count, pixels, CLASSES))
-  stepper(build_method(network, strategy), batch).run()
+  jax.block_until_ready(stepper(build_method(network, strategy), batch).run())
 
 
 def adapted(network: str, name: str, settings: Settings) -> Contenders:
@@ -159,7 +166,7 @@ def _torch_contender(kind, given, arrays, is_compiled) -> Contender:
   step, modules = getattr(torch_twins, kind)(*given, is_compiled=is_compiled)
   batch = torch_twins.placed_batch(arrays)
   run = torch_twins.stepper(step, batch)
-  return Contender(run, torch_twins.facts(run, modules, batch))
+  return Contender(run, torch_twins.facts(run, modules, batch), torch_twins.wait)
 
 
 def attempt(make: Callable[[], Contender]) -> Contender | str:

@@ -20,15 +20,15 @@ OPTIMIZER = {'lr': 1e-3, 'momentum': 0.9, 'nesterov': True}
 @functools.cache
 def declare_operators():
   """Lets a torchvision that was built for another torch be imported."""
-  library = torch.library.Library('torchvision', 'FRAGMENT')
-  for operator in ('nms', 'qnms'):
-    try:
+  try:
+    return importlib.import_module('torchvision')
+  except RuntimeError:  # it has not its operators, and would register their derivatives
+    library = torch.library.Library('torchvision', 'FRAGMENT')
+    for operator in ('nms', 'qnms'):
       library.define(
         f'{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
       )
-    except RuntimeError:  # a torchvision with its operators has them already
-      pass
-  return library  # the cache keeps it; it unregisters when it is collected
+    return library  # the cache keeps it; it unregisters when it is collected
 
 
 def hub(name):
@@ -61,15 +61,15 @@ def placed_batch(arrays):
 
 
 def stepper(step, batch):
-  """Returns a function that runs one step, and waits for it."""
+  """Returns a function that runs one step; a GPU may go on with it afterwards."""
   torch.set_num_threads(len(os.sched_getaffinity(0)))
+  return functools.partial(step, *batch)
 
-  def run():
-    step(*batch)
-    if batch[0].is_cuda:
-      torch.cuda.synchronize()
 
-  return run
+def wait():
+  """Waits until the device has done what it was told."""
+  if torch.cuda.is_available():
+    torch.cuda.synchronize()
 
 
 def facts(run, modules, batch):
@@ -80,6 +80,7 @@ def facts(run, modules, batch):
   """
   began = time.perf_counter()
   run()
+  wait()
   seconds = time.perf_counter() - began
   for module in modules:
     module.zero_grad(set_to_none=True)  # as if a step were the first to allocate them
@@ -98,6 +99,7 @@ def _growth_on_gpu(run):
   before = torch.cuda.memory_allocated()
   torch.cuda.reset_peak_memory_stats()
   run()
+  wait()
   return torch.cuda.max_memory_allocated() - before
 
 
@@ -265,6 +267,7 @@ def first_step(network, strategy, width, classes, rank, count, pixels):
   step, _ = supervised(network, strategy, width, classes, rank)
   images, labels = np.zeros((count, pixels, pixels, 3), np.float32), np.zeros(count)
   stepper(step, placed_batch({'image': images, 'label': labels}))()
+  wait()
 
 
 def adaptation(network, name, width, classes, strength, map_width, is_compiled=False):

@@ -35,18 +35,19 @@ def clock(monkeypatch):
 
 @pytest.mark.parametrize(('rounds', 'steps'), [(1, 1), (3, 2), (2, 5)])
 def test_contenders_take_turns_and_each_round_is_timed(clock, rounds, steps):
-  called = []
+  called, waited = [], []
 
   def contender(name, seconds):
     def step():
       called.append(name)
       clock.now += seconds * (1 + len(called))  # the machine slows down
 
-    return step
+    return Contender(step, wait=lambda: waited.append(len(called)))
 
   contenders = {'ours': contender('ours', 1.0), 'theirs': contender('theirs', 2.0)}
   seconds = harness.alternate(contenders, rounds, steps)
   assert called == (['ours'] * steps + ['theirs'] * steps) * rounds
+  assert waited == [steps * turn for turn in range(1, 2 * rounds + 1)]
   assert list(seconds) == ['ours', 'theirs']
   calls = 2 + np.arange(len(called)).reshape(rounds, 2, steps)
   np.testing.assert_allclose(seconds['ours'], calls[:, 0].mean(1))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
 from tljax.models.convolution import Conv
-from tljax.models.layers import DropPath, conv, dense, gelu, layer_norm
+from tljax.models.layers import DropPath, conv, dense, layer_norm
 from tljax.models.layouts import KERAS, TORCH, Layout, Module, Tensor, reshape
+from tljax.models.norms import gelu
 
 
 def _spec(resize, parameters, multiply_adds, feature_dim):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from tljax.models.base import Options
 from tljax.models.convolution import Conv
+from tljax.models.norms import BatchNorm, LayerNorm
 
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -45,13 +46,13 @@ def batch_norm(
   *,
   epsilon: float = 1e-5,
   momentum: float = 0.9,
-) -> nn.BatchNorm:
+) -> BatchNorm:
   """Batch norm. `momentum` is flax's: 1 less PyTorch's.
 
   The running variance follows the biased variance of the batch, PyTorch's the
   unbiased: n / (n - 1) of it.
   """
-  return nn.BatchNorm(
+  return BatchNorm(
     use_running_average=not train or options.frozen_norm,
     momentum=momentum,
     epsilon=epsilon,
@@ -60,12 +61,9 @@ def batch_norm(
   )
 
 
-def layer_norm(options: Options, name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
+def layer_norm(options: Options, name: str, epsilon: float = 1e-6) -> LayerNorm:
   """Layer norm whose variance is taken in two passes, as PyTorch's is."""
-  return nn.LayerNorm(epsilon, dtype=options.dtype, use_fast_variance=False, name=name)
-
-
-gelu: Callable[[jax.Array], jax.Array] = functools.partial(nn.gelu, approximate=False)
+  return LayerNorm(epsilon, dtype=options.dtype, name=name)
 
 
 class DropPath(nn.Module):

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from tljax.errors import InputError
 from tljax.models.base import Classifier, Linear, Options, Spec
 from tljax.models.convolution import Conv
-from tljax.models.layers import DropPath, dense, gelu, layer_norm
+from tljax.models.layers import DropPath, dense, layer_norm
 from tljax.models.layouts import FLAX, TORCH, Layout, Module
+from tljax.models.norms import gelu
 
 _PATCH, _WIDTH, _DEPTH = 16, 768, 12
 _TOKENS, _CHANNELS = 384, 3072  # inner widths of the two perceptrons

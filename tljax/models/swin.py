@@ -10,8 +10,9 @@ import numpy as np
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
 from tljax.models.convolution import Conv
-from tljax.models.layers import DropPath, dense, gelu, layer_norm
+from tljax.models.layers import DropPath, dense, layer_norm
 from tljax.models.layouts import TORCH, Layout, Module, Tensor
+from tljax.models.norms import gelu
 
 SPECS = {
   'swin_t': _Spec(

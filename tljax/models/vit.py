@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.errors import InputError
+from tljax.models.attention import attend
 from tljax.models.base import (
   IMAGENET_MEAN,
   IMAGENET_STD,
@@ -22,8 +23,9 @@ from tljax.models.base import (
   Spec,
 )
 from tljax.models.convolution import Conv
-from tljax.models.layers import DropPath, dense, gelu, layer_norm
+from tljax.models.layers import DropPath, dense, layer_norm
 from tljax.models.layouts import Layout
+from tljax.models.norms import gelu
 from tljax.models.vit_layouts import Config, vit_layouts
 
 # Width, blocks, heads.
@@ -196,7 +198,7 @@ class Block(nn.Module):
     y = layer_norm(o, 'norm1', c.epsilon)(x)
     y = linear(3 * c.width, name='qkv')(y)
     y = y.reshape(*y.shape[:2], 3, c.heads, -1)
-    y = jax.nn.dot_product_attention(*(y[:, :, i] for i in range(3)))
+    y = attend(*(y[:, :, i] for i in range(3)))
     y = linear(c.width, name='proj')(y.reshape(x.shape))
     x = x + self._branch(y, 'gamma1', train)
 
