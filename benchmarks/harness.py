@@ -269,6 +269,7 @@ def environment(**facts) -> dict:
     'processor': platform.processor() or platform.machine(),
     'cores': cores(),
     **found,
+    **({'xla_flags': flags} if (flags := os.environ.get('XLA_FLAGS')) else {}),
     'date': datetime.date.today().isoformat(),
     **facts,
   }

@@ -33,6 +33,8 @@ NETWORKS = {
 # Only the forward pass; the head on a frozen backbone; the top stage too; all; LoRA.
 STRATEGIES = ('features', 'head', 'top', 'fine_tune', 'lora')
 CLASSES, RANK = 10, 8
+# Times a step's FLOPs are those of the forward pass, the backward pass being two.
+PASSES = {'features': 1, 'head': 1, 'fine_tune': 3, 'dann': 3, 'cdan': 3}
 # Of Transfer-Learning-Library's examples: pixels, classes, batch of a domain.
 ADAPTED = {'lenet': (28, 10, 36), 'cnn': (16, 10, 32), 'resnet50': (224, 31, None)}
 STRENGTH, MAP_WIDTH = 0.5, 1024  # of the game; of CDAN's random map
@@ -106,9 +108,20 @@ def supervised(network: str, strategy: str, settings: Settings) -> Contenders:
     ours = _forward(build_model(network, CLASSES), batch['image'])
   else:
     ours = stepper(build_method(network, strategy), batch)
+  ours = _with_flops(ours, network, strategy, settings.pixels, len(arrays['label']))
   width = models.spec(network).feature_dim
   given = network, strategy, width, CLASSES, RANK
   return {'tljax': ours, **_peers('supervised', given, arrays, settings)}
+
+
+def _with_flops(ours, network, name, pixels, images) -> Contender:
+  """Counts the network's own on an accelerator: XLA counts no library's there."""
+  spec, passes = models.spec(network), PASSES.get(name)
+  known = passes and spec.multiply_adds and pixels == spec.input_size
+  if jax.default_backend() == 'cpu' or not known:
+    return ours
+  flops = 2e6 * spec.multiply_adds * passes * images
+  return ours._replace(facts={**ours.facts, 'flops': flops})
 
 
 def _forward(model, images) -> Contender:
@@ -146,6 +159,7 @@ def adapted(network: str, name: str, settings: Settings) -> Contenders:
   model = build_model(network, classes)
   method = adaptation.create(name, model, optimizer(), **options)
   ours = stepper(method, {'source': source, 'target': {'image': batch['target']}})
+  ours = _with_flops(ours, network, name, pixels, 2 * len(arrays['label']))
   width = models.spec(network).feature_dim
   given = network, name, width, classes, STRENGTH, MAP_WIDTH
   return {'tljax': ours, **_peers('adaptation', given, arrays, settings)}

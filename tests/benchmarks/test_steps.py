@@ -177,3 +177,13 @@ def test_features_are_those_of_the_model():
   (ours,) = steps.supervised('squeezenet1_1', 'features', alone).values()
   assert ours.run().shape == (2, 512)
   assert ours.facts['flops'] > 0 and ours.facts['compile_seconds'] > 0
+
+
+def test_an_accelerators_flops_are_the_networks_own(monkeypatch):
+  counted = steps.Contender(lambda: None, {'flops': 1.0})
+  given = counted, 'resnet50', 'fine_tune', 224, 8
+  assert steps._with_flops(*given) == counted
+  monkeypatch.setattr(steps.jax, 'default_backend', lambda: 'gpu')
+  assert steps._with_flops(*given).facts['flops'] == 3 * 8 * 2 * 4089e6
+  assert steps._with_flops(counted, 'resnet50', 'lora', 224, 8) == counted
+  assert steps._with_flops(counted, 'resnet50', 'fine_tune', 64, 8) == counted

@@ -4,8 +4,8 @@ XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed.
 matrix product for each position of the kernel, image by image so that the slices stay
 in the processor's cache, it has most of it; and a 1x1 convolution is a matrix product.
 So is any whose windows, laid side by side, are few, such as a LeNet's: forth, where XLA
-needs eight times as long for three channels, and back. On a GPU only a 1x1 convolution
-is a product. Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
+needs eight times as long for three channels, and back. Elsewhere, and where
+TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
 """
 
 import contextlib
@@ -47,25 +47,17 @@ def convolve(
   Returns:
     (N, H', W', features).
   """
-  original = functools.partial(
-    lax.conv_general_dilated, x, kernel, strides, dimension_numbers=_DIMENSIONS
+  plain = options.get('feature_group_count', 1) == 1 and not any(
+    set(options.get(dilation) or ()) - {1}
+    for dilation in ('lhs_dilation', 'rhs_dilation')
   )
-  dilations = (options.get(f'{side}_dilation') or () for side in ('lhs', 'rhs'))
-  if (
-    options.get('feature_group_count', 1) > 1
-    or any(set(dilation) - {1} for dilation in dilations)
-    or options.get('precision') is not None
-  ):
-    return original(padding, **options)
+  if not plain or not on_cpu() or options.get('precision') is not None:
+    options['dimension_numbers'] = _DIMENSIONS
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
   size, strides = kernel.shape[:2], tuple(strides)
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
   padding = tuple(map(tuple, padding))
-  if on_gpu() and size == strides == (1, 1) and not any(map(any, padding)):
-    y = x.reshape(-1, x.shape[3]) @ kernel[0, 0]
-    return y.reshape(*x.shape[:3], -1)
-  if not on_cpu():
-    return original(padding, **options)
   if any(map(any, padding)) or size not in ((1, 1), strides):
     return _convolve(x, kernel, strides, padding)
   if size == (1, 1):
@@ -81,11 +73,6 @@ def convolve(
 def on_cpu() -> bool:
   """Whether images are convolved the way that suits a CPU."""
   return not _by_xla.get() and jax.default_backend() == 'cpu'
-
-
-def on_gpu() -> bool:
-  """Likewise a GPU."""
-  return not _by_xla.get() and jax.default_backend() == 'gpu'
 
 
 @contextlib.contextmanager
