@@ -64,11 +64,13 @@ def _batch_norm_forward(x, scale, bias, epsilon):
 def _batch_norm_backward(epsilon, residuals, grads):
   del epsilon
   x, scale, mean, inverse = residuals
-  axes, grad = _leading(x), _wide(grads[0])
-  normal = (_wide(x) - _row(mean, x)) * _row(inverse, x)
-  of_bias, of_scale = grad.sum(axes), (grad * normal).sum(axes)
-  common = (_row(of_bias, x) + normal * _row(of_scale, x)) * (x.shape[-1] / x.size)
-  of_x = (grad - common) * (_row(inverse, x) * _row(scale, x))
+  axes, grad, share = _leading(x), _wide(grads[0]), x.shape[-1] / x.size
+  centred = _wide(x) - _row(mean, x)
+  of_bias, of_scale = grad.sum(axes), (grad * centred).sum(axes) * inverse
+  factor = inverse * scale.astype(inverse.dtype)
+  # A channel's numbers first, so that a pixel's are few.
+  slope, level = factor * inverse * of_scale * share, factor * of_bias * share
+  of_x = grad * _row(factor, x) - (centred * _row(slope, x) + _row(level, x))
   return of_x.astype(x.dtype), of_scale.astype(scale.dtype), of_bias.astype(scale.dtype)
 
 
