@@ -27,6 +27,15 @@ CASES = [
   ((2, 9, 8, 3), (4, 4, 3, 5), (4, 4), 'SAME'),
   ((6, 5, 7, 34), (3, 1, 34, 4), (1, 2), 'VALID'),
 ]
+# Likewise, each channel by itself.
+DEPTHWISE = [
+  ((3, 9, 8, 5), (3, 3, 1, 5), (1, 1), 'SAME'),
+  ((3, 9, 8, 5), (3, 3, 1, 5), (2, 2), ((1, 1), (1, 1))),
+  ((3, 8, 9, 5), (5, 5, 1, 5), (2, 2), ((1, 2), (2, 2))),
+  ((2, 9, 9, 4), (7, 7, 1, 4), (1, 1), ((3, 3), (3, 3))),
+  ((2, 9, 10, 4), (2, 3, 1, 4), (3, 2), 'VALID'),
+  ((2, 9, 10, 4), (1, 1, 1, 4), (2, 3), ((0, 1), (1, 0))),
+]
 
 
 @pytest.fixture(params=[(1, 0), (8, 0), (1, convolution._WINDOWS)])
@@ -40,9 +49,10 @@ def devices(request, monkeypatch):
   monkeypatch.setattr(convolution, '_WINDOWS', windows)
 
 
-@pytest.mark.parametrize(('shape', 'kernel', 'strides', 'padding'), CASES)
+@pytest.mark.parametrize(('shape', 'kernel', 'strides', 'padding'), CASES + DEPTHWISE)
 def test_values_and_gradients_are_xlas(devices, shape, kernel, strides, padding):
   rng = np.random.default_rng(0)
+  groups = {'feature_group_count': shape[3] // kernel[2]}
   with jax.enable_x64(True):
     x, kernel = (
       jnp.asarray(rng.normal(size=shape)),
@@ -50,10 +60,9 @@ def test_values_and_gradients_are_xlas(devices, shape, kernel, strides, padding)
     )
     results = []
     for function in (XLA, convolve):
-      convolved = functools.partial(function, window_strides=strides, padding=padding)
-      if function is convolve:
-        convolved = functools.partial(convolve, strides=strides, padding=padding)
-      out, pull = jax.vjp(lambda x, k, f=convolved: f(x, k), x, kernel)
+      out, pull = jax.vjp(
+        lambda x, k, f=function: f(x, k, strides, padding, **groups), x, kernel
+      )
       weights = jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)
       results.append((out, *pull(weights)))
   for wanted, given in zip(*results, strict=True):
@@ -99,11 +108,38 @@ def test_half_precision_sums_in_single(devices):
   np.testing.assert_array_equal(grad.astype(np.float32), 8 * 30 * 30)
 
 
-def test_groups_and_dilations_are_left_to_xla():
-  x, kernel = jnp.ones((1, 6, 6, 4)), jnp.ones((3, 3, 1, 4))
-  options = {'feature_group_count': 4, 'rhs_dilation': (2, 2)}
-  wanted = XLA(x, kernel, (1, 1), 'SAME', **options)
-  np.testing.assert_allclose(convolve(x, kernel, (1, 1), 'SAME', **options), wanted)
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'feature_group_count': 4, 'rhs_dilation': (2, 2)},
+    {'feature_group_count': 2},
+    {'feature_group_count': 4},  # of two features each
+  ],
+)
+def test_groups_and_dilations_are_left_to_xla(options):
+  kernel = jnp.ones((3, 3, 4 // options['feature_group_count'], 8))
+  given = jnp.ones((1, 6, 6, 4)), kernel, (1, 1), 'SAME'
+  np.testing.assert_allclose(convolve(*given, **options), XLA(*given, **options))
+  program = str(jax.make_jaxpr(lambda x: convolve(x, *given[1:], **options))(given[0]))
+  assert 'conv_general_dilated' in program
+
+
+def test_depthwise_convolutions_in_half_precision_sum_in_single():
+  rng = np.random.default_rng(0)
+  x, kernel = (
+    jnp.asarray(rng.random(s), jnp.bfloat16) for s in ((8, 16, 16, 3), (3, 3, 1, 3))
+  )
+
+  def both(function):
+    forward = functools.partial(function, feature_group_count=3)
+    out, pull = jax.vjp(lambda x, k: forward(x, k, (1, 1), 'SAME'), x, kernel)
+    return out, *pull(jnp.ones_like(out))
+
+  given = both(convolve)
+  x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+  for a, wanted in zip(given, both(XLA), strict=True):
+    assert a.dtype == jnp.bfloat16
+    np.testing.assert_allclose(a.astype(np.float32), wanted, rtol=5e-3)
 
 
 def test_it_can_be_switched_off():
