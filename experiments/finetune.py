@@ -14,7 +14,6 @@ from experiments import cli, results
 from tljax import discovery, finetuning, models, optimizers
 from tljax.data import augment, batches
 from tljax.data.dataset import Dataset
-from tljax.errors import InputError
 from tljax.finetuning import labels, summary
 from tljax.method import Method
 from tljax.train import Plan, compare
@@ -34,8 +33,8 @@ class Flags(cli.TrainingFlags):
   """digits, folder:PATH, ...; a wrong name lists all."""
   method: str = 'plain'
   """Fine-tuning method, or a file with one of your own; a wrong name lists them all."""
-  strength: float | None = None
-  """Of the method; by default its own."""
+  options: tuple[str, ...] = ()
+  """Of the method: rank=16; wrong ones list all."""
   freeze: tuple[str, ...] = ()
   """Patterns of parameter paths to hold fixed: 'backbone/stage[12]/.*'."""
   learning_rate: float = 1e-4
@@ -62,9 +61,7 @@ class Flags(cli.TrainingFlags):
   def methods(self, num_classes: int, steps: int, *sets: Dataset) -> dict[str, Method]:
     """By strategy, what is trained, given the training and the validation split."""
     known = finetuning.defaults(self.method)
-    given = {} if self.strength is None else {'strength': self.strength}
-    if given.keys() - known:
-      raise InputError(f'--strength: the method {self.method} has none; leave it out')
+    given = discovery.parse_options(self.options, known)
     model = self.build_model(num_classes)
     optimizer = self.optimizer(steps, model.spec)
     if self.freeze:

@@ -55,3 +55,34 @@ def test_families_are_found(model):
   }
   assert isinstance(adaptation.create('dann', model, optax.sgd(0.1)), Method)
   assert isinstance(finetuning.create('plain', model, optax.sgd(0.1)), Method)
+
+
+DEFAULTS = {'rank': 8, 'radius': 0.05, 'deep': False, 'pattern': '.*', 'head': None}
+
+
+def test_options_are_read_as_their_defaults_are():
+  texts = ('rank=16', 'radius=1', 'deep=True', 'pattern=a=b')
+  found = discovery.parse_options(texts, DEFAULTS)
+  assert found == {'rank': 16, 'radius': 1.0, 'deep': True, 'pattern': 'a=b'}
+  assert [type(v) for v in found.values()] == [int, float, bool, str]
+
+
+@pytest.mark.parametrize(
+  ('text', 'complaint'),
+  [
+    ('rnk=2', "option 'rnk=2': .* none such; it has rank=8, radius=0.05, deep=False"),
+    ('head=a', 'the method has none such'),
+    ('rank=1.5', "option 'rank=1.5': it is like 8"),
+    ('radius=', 'it is like 0.05'),
+    ('deep=yes', 'it is like False'),
+    ('rank', 'it is like 8'),
+  ],
+)
+def test_a_wrong_option_is_named(text, complaint):
+  with pytest.raises(InputError, match=complaint):
+    discovery.parse_options([text], DEFAULTS)
+
+
+def test_a_method_without_options_says_so():
+  with pytest.raises(InputError, match='it has none'):
+    discovery.parse_options(['rank=1'], {})

@@ -9,8 +9,11 @@ import importlib.util
 import inspect
 import pathlib
 import pkgutil
+from collections.abc import Iterable, Mapping
 
 from tljax.errors import InputError
+
+_TRUTHS = {'True': True, 'False': False}
 
 
 def method_names(package) -> list[str]:
@@ -36,6 +39,33 @@ def method_defaults(package, name: str) -> dict:
   """
   parameters = inspect.signature(_constructor(package, name)).parameters
   return {k: p.default for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
+
+
+def parse_options(texts: Iterable[str], defaults: Mapping) -> dict:
+  """Reads options such as 'rank=16', each as the kind of thing that its default is.
+
+  Args:
+    texts: as given on a command line.
+    defaults: see `method_defaults`; what is no number, truth or text is no option here.
+
+  Raises:
+    InputError: there is no such option, or it is another kind of thing.
+  """
+  simple = {k: v for k, v in defaults.items() if isinstance(v, (bool, int, float, str))}
+  found = {}
+  for text in texts:
+    name, _, value = text.partition('=')
+    if name not in simple:
+      known = ', '.join(f'{k}={v}' for k, v in simple.items()) or 'none'
+      raise InputError(
+        f'{text!r}: there is no {name!r}; there are, by default, {known}'
+      )
+    kind = type(simple[name])
+    try:
+      found[name] = _TRUTHS[value] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+      raise InputError(f'option {text!r}: it is like {simple[name]}') from None
+  return found
 
 
 def label(name: str) -> str:

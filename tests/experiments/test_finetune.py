@@ -48,7 +48,7 @@ def test_lora_saves_what_its_prediction_needs(launch, pets, tmp_path, trials):
 def test_rates_and_strength_go_to_the_method(launch, pets, tmp_path, created):
   flags = ('--data', f'folder:{pets}', *CNN, '--epochs', 1, '--learning-rate', 0.01)
   flags += ('--weight-decay', 0.1, '--layer-decay', 0.5, '--backbone-rate', 0.2)
-  flags += ('--method', 'bss', '--strength', 0.3)
+  flags += ('--method', 'bss', '--options', 'strength=0.3')
   ended = launch('finetune', *flags, '--out', tmp_path / 'run')
   assert ended.status == 0, ended.err
   ((name, optimizer, options),) = created
@@ -108,7 +108,7 @@ def test_a_dry_run_trains_and_writes_nothing(launch, pets, tmp_path, trials):
   [
     (('--method', 'magic'), "method 'magic' is unknown; choose one of .*co_tuning"),
     (('--method', 'labels'), "method 'labels' is unknown"),
-    (('--method', 'lora', '--strength', 1), '--strength: the method lora has none'),
+    (('--method', 'lora', '--options', 'depth=1'), "'depth=1': .* it has rank=8"),
     (('--method', 'bi_tuning', '--weights', 'none.pth'), 'there is no such file'),
   ],
 )
