@@ -57,9 +57,7 @@ def parse_options(texts: Iterable[str], defaults: Mapping) -> dict:
     name, _, value = text.partition('=')
     if name not in simple:
       known = ', '.join(f'{k}={v}' for k, v in simple.items()) or 'none'
-      raise InputError(
-        f'{text!r}: there is no {name!r}; there are, by default, {known}'
-      )
+      raise InputError(f'option {text!r}: the method has none such; it has {known}')
     kind = type(simple[name])
     try:
       found[name] = _TRUTHS[value] if kind is bool else kind(value)
