@@ -35,6 +35,7 @@ def _is_fused(query):
   """Whether cuDNN has attention for this device, dtype and width of a head."""
   if jax.default_backend() != 'gpu' or query.dtype not in (jnp.bfloat16, jnp.float16):
     return False
-  device = jax.devices()[0]
-  capability = float(getattr(device, 'compute_capability', 0))  # ROCm's has letters
-  return capability >= 8.0 and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+  device, width = jax.devices()[0], query.shape[-1]
+  if 'cuda' not in device.client.platform_version:
+    return False
+  return float(device.compute_capability) >= 8.0 and width % 8 == 0 and width <= 128

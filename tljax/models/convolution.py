@@ -63,7 +63,7 @@ def convolve(
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
   padding = tuple(map(tuple, padding))
   if groups > 1:
-    return _depthwise(x, kernel[:, :, 0], strides, padding)
+    return _depthwise(x, kernel[:, :, :, None, None], strides, padding)
   if any(map(any, padding)) or size not in ((1, 1), strides):
     return _convolve(x, kernel, strides, padding)
   if size == (1, 1):
@@ -231,11 +231,11 @@ def _kernel_gradient(x, grad, shape, strides, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(x, kernel, strides, padding):
-  """A channel by itself; the kernel is (height, width, C)."""
+  """A channel by itself; the kernel is (height, width, 1, 1, 1, C)."""
   extent = _extent(x.shape, kernel.shape, strides, padding)
   wide = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(_wide(x.dtype))
   parts = _slices(wide, kernel.shape, strides, extent)
-  taps = kernel.reshape(-1, *(1, 1, 1, x.shape[3])).astype(wide.dtype)
+  taps = kernel.reshape(-1, *kernel.shape[2:]).astype(wide.dtype)
   return sum(part * tap for part, tap in zip(parts, taps, strict=True)).astype(x.dtype)
 
 
@@ -253,9 +253,7 @@ def _depthwise_backward(strides, padding, residuals, grad):
     (0, 1, 2),
   )
   kernel_grad = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
-  whole = _spread(
-    grad, kernel[:, :, None, None, None].astype(wide), padded.shape, strides
-  )
+  whole = _spread(grad, kernel.astype(wide), padded.shape, strides)
   (top, _), (left, _) = padding
   x_grad = whole[:, top : top + x.shape[1], left : left + x.shape[2]]
   return x_grad.astype(x.dtype), kernel_grad
@@ -269,8 +267,7 @@ _depthwise.defvjp(
 def _spread(grad, kernel, shape, strides):
   """What each pixel of the padded images gets, for each of its places between strides.
 
-  The kernel is (height, width, 1, 1, 1, C). Every array is dense so: a gradient of
-  strided slices would be full of zeros.
+  Every array is dense so: a gradient of strided slices would be full of zeros.
   """
   size = kernel.shape[:2]
   before = [(n - 1) // stride for n, stride in zip(size, strides, strict=True)]
