@@ -123,7 +123,8 @@ def plot(figures: Figures) -> Figure:
   ):
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top
-    axes.set_xscale('log', base=2)
+    if axes.dataLim.x1 > 4 * axes.dataLim.x0:  # else powers of two were hardly ticks
+      axes.set_xscale('log', base=2)
     axes.xaxis.set_major_formatter('{x:g}')
     axes.grid(axis='x', alpha=0.3)
     dots = [axes.scatter([], [], color=c, s=28, label=k) for k, c in colours.items()]
