@@ -129,7 +129,7 @@ def compile_fast():
 @pytest.mark.parametrize(
   ('network', 'size', 'text', 'at_most'),
   [
-    ('cnn', 16, 'data=2,fsdp=4', 0.6),
+    ('cnn', 32, 'data=2,fsdp=4', 0.6),
     pytest.param('resnet50', 64, 'fsdp=8', 1.05 / 8, marks=pytest.mark.slow),
   ],
 )

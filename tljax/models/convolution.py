@@ -137,8 +137,10 @@ def _convolve(x, kernel, strides, padding):
 
 
 def _convolve_by_xla(x, kernel, strides, padding):
-  return lax.conv_general_dilated(
-    x, kernel, strides, padding, dimension_numbers=_DIMENSIONS
+  # YNNPACK, given convolutions and a sum over what they give as one kernel, leaves
+  # numbers unwritten there (jaxlib 0.12.0, bfloat16): the barrier keeps them apart.
+  return lax.optimization_barrier(
+    lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
   )
 
 
@@ -172,7 +174,7 @@ def _backward(strides, padding, residuals, grad):
     x_grad = _image_gradient(grad, kernel, x.shape, strides, padding).astype(x.dtype)
   else:
     _, pull = jax.vjp(lambda x: _convolve_by_xla(x, kernel, strides, padding), x)
-    (x_grad,) = pull(grad)
+    (x_grad,) = lax.optimization_barrier(pull(grad))
   kernel_grad = _kernel_gradient(x, grad, kernel.shape, strides, padding)
   return x_grad, kernel_grad.astype(kernel.dtype)
 
