@@ -39,4 +39,4 @@ def test_its_gradient_is_not_of_transposed_copies():
     step = jax.jit(jax.grad(lambda k: loss(multiply, x, k))).lower(kernels).compile()
     return step.cost_analysis()['bytes accessed']
 
-  assert traffic(layers.product) < 0.9 * traffic(jnp.matmul)
+  assert traffic(layers.product) < 0.95 * traffic(jnp.matmul)

@@ -55,13 +55,16 @@ def convolve(
     and not any(set(dilation) - {1} for dilation in dilations)
     and options.get('precision') is None
   )
-  if not plain or not on_cpu():
-    options['dimension_numbers'] = _DIMENSIONS
-    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
   size, strides = kernel.shape[:2], tuple(strides)
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
   padding = tuple(map(tuple, padding))
+  if not plain or not on_cpu():
+    if plain and groups == 1 and _on_gpu() and _is_stem(kernel.shape, strides):
+      x, kernel = _space_to_depth(x, kernel, strides, padding)
+      strides, padding = (1, 1), 'VALID'
+    options['dimension_numbers'] = _DIMENSIONS
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
   if groups > 1:
     return _depthwise(x, kernel[:, :, :, None, None], strides, padding)
   if any(map(any, padding)) or size not in ((1, 1), strides):
@@ -69,16 +72,16 @@ def convolve(
   if size == (1, 1):
     x = x[:, :: strides[0], :: strides[1]]
   # Windows that do not overlap: a matrix product.
-  (height, width), (n, h, w, c) = size, x.shape
-  h, w = h // height, w // width
-  x = x[:, : h * height, : w * width].reshape(n, h, height, w, width, c)
-  x = x.swapaxes(2, 3).reshape(n, h, w, height * width * c)
-  return _multiply(x, kernel.reshape(-1, kernel.shape[3]))
+  return _multiply(_blocks(x, size), kernel.reshape(-1, kernel.shape[3]))
 
 
 def on_cpu() -> bool:
   """Whether images are convolved the way that suits a CPU."""
   return not _by_xla.get() and jax.default_backend() == 'cpu'
+
+
+def _on_gpu() -> bool:
+  return not _by_xla.get() and jax.default_backend() == 'gpu'
 
 
 @contextlib.contextmanager
@@ -124,6 +127,40 @@ def _outer(x, grad):
     (((0,), (0,)), ((), ())),
     preferred_element_type=_wide(grad.dtype),
   )
+
+
+def _is_stem(kernel, strides):
+  """Whether few channels are convolved with strides, which leaves cores idle."""
+  height, width, channels, _ = kernel
+  return min(strides) > 1 and height > strides[0] and width > strides[1] and channels < 8
+
+
+def _space_to_depth(x, kernel, strides, padding):
+  """Images and kernel whose convolution, without strides or padding, is the same.
+
+  A block of pixels is one of more channels, filled with zeros to a multiple of eight.
+  """
+  extent = _extent(x.shape, kernel.shape, strides, padding)
+  blocks = [-(-n // stride) for n, stride in zip(kernel.shape, strides, strict=False)]
+  sizes = [n * stride for n, stride in zip(blocks, strides, strict=True)]
+  pads = []
+  for axis, (stride, (low, _)) in enumerate(zip(strides, padding, strict=True)):
+    needed = (extent[axis] + blocks[axis] - 1) * stride
+    pads.append((low, needed - x.shape[1 + axis] - low, 0))
+  x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+  more = [(0, n - m) for n, m in zip(sizes, kernel.shape, strict=False)]
+  kernel = jnp.pad(kernel, [*more, (0, 0), (0, 0)])
+  x, kernel = _blocks(x, strides), _blocks(jnp.moveaxis(kernel, 3, 0), strides)
+  fill = [(0, 0)] * 3 + [(0, -x.shape[3] % 8)]
+  return jnp.pad(x, fill), jnp.moveaxis(jnp.pad(kernel, fill), 0, 3)
+
+
+def _blocks(x, size):
+  """(N, H, W, C) as blocks of pixels that do not overlap: (N, h, w, their numbers)."""
+  (height, width), (n, h, w, c) = size, x.shape
+  h, w = h // height, w // width
+  x = x[:, : h * height, : w * width].reshape(n, h, height, w, width, c)
+  return x.swapaxes(2, 3).reshape(n, h, w, height * width * c)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -51,7 +51,7 @@ def _forward(x, size, stride):
 
 
 def _backward(size, stride, residuals, grad):
-  """Adds up what a pixel won, for each of its places between two windows' starts.
+  """Adds up what a pixel won, window by window of those that reach it.
 
   So every array is dense: a gradient of strided slices would be full of zeros.
   """
@@ -61,20 +61,19 @@ def _backward(size, stride, residuals, grad):
   after = rows - grad.shape[1], columns - grad.shape[2]
   pads = [(0, 0), *((before, max(0, n)) for n in after), (0, 0)]
   grad, winner = jnp.pad(grad, pads), jnp.pad(winner, pads, constant_values=-1)
-
-  def won(i, j):
-    total = jnp.zeros((), grad.dtype)
-    for row in range(i, size, stride):
-      for column in range(j, size, stride):
-        top, left = before - row // stride, before - column // stride
-        windows = slice(None), slice(top, top + rows), slice(left, left + columns)
-        mine = winner[windows] == row * size + column
-        total += jnp.where(mine, grad[windows], 0)
-    return total
-
-  places = [jnp.stack([won(i, j) for j in range(stride)], 3) for i in range(stride)]
-  shape = (count, rows * stride, columns * stride, channels)
-  return (jnp.stack(places, 2).reshape(shape)[:, :height, :width],)
+  # Pixels by their places between two windows' starts: (N, h, stride, w, stride, C).
+  place = jnp.arange(stride, dtype=winner.dtype).reshape(1, 1, stride, 1, 1, 1)
+  total = jnp.zeros((), grad.dtype)
+  for top in range(before, -1, -1):
+    for left in range(before, -1, -1):
+      row = place + stride * (before - top)
+      column = place.swapaxes(2, 4) + stride * (before - left)
+      number = jnp.where(column < size, row * size + column, -2)
+      window = (slice(None), slice(top, top + rows), None)
+      window += (slice(left, left + columns), None)
+      total += jnp.where(winner[window] == number, grad[window], 0)
+  whole = total.reshape(count, rows * stride, columns * stride, channels)
+  return (whole[:, :height, :width],)
 
 
 _max_pool.defvjp(_forward, _backward)
