@@ -256,10 +256,16 @@ def supervised(network, strategy, width, classes, rank, is_compiled=False):
       module.requires_grad_(True).train()
   modules = [backbone, head]
   if is_compiled:
-    backbone = torch.compile(backbone)
+    backbone = compiled(backbone)
   if strategy == 'features':
     return features_step(backbone), modules[:1]
   return supervised_step(backbone, head, sgd(*modules), strategy == 'head'), modules
+
+
+def compiled(module):
+  """As in a new process: with other batches before, shapes would be dynamic."""
+  torch.compiler.reset()
+  return torch.compile(module)
 
 
 def first_step(network, strategy, width, classes, rank, count, pixels):
@@ -275,7 +281,7 @@ def adaptation(network, name, width, classes, strength, map_width, is_compiled=F
   made = {'lenet': LeNet, 'cnn': CNN}.get(network, lambda: Backbone(network))
   backbone, *heads = modules = [placed(made()), placed(nn.Linear(width, classes))]
   if is_compiled:
-    backbone = torch.compile(backbone)
+    backbone = compiled(backbone)
   if name == 'mcd':
     modules.append(placed(nn.Linear(width, classes)))
     heads = modules[1:]

@@ -69,6 +69,35 @@ def test_values_and_gradients_are_xlas(devices, shape, kernel, strides, padding)
     np.testing.assert_allclose(given, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+  ('size', 'kernel', 'stride', 'padding'),
+  [
+    ((31, 30), (7, 7, 3, 4), 2, ((3, 3), (3, 3))),
+    ((32, 33), (3, 3, 3, 4), 2, ((1, 1), (0, 1))),
+    ((29, 28), (5, 4, 1, 4), 3, 'VALID'),
+    ((40, 41), (11, 11, 3, 4), 4, ((2, 2), (2, 2))),
+  ],
+)
+def test_few_channels_as_blocks_on_a_gpu(monkeypatch, size, kernel, stride, padding):
+  """Whose convolution has no strides is the same, and so are its gradients."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  rng, strides = np.random.default_rng(0), (stride, stride)
+  results = []
+  with jax.enable_x64(True):
+    x, kernel = (
+      jnp.asarray(rng.normal(size=s)) for s in ((2, *size, kernel[2]), kernel)
+    )
+    for function in (XLA, convolve):
+      out, pull = jax.vjp(lambda x, k, f=function: f(x, k, strides, padding), x, kernel)
+      results.append((out, *pull(jnp.cos(out))))
+    lowered = jax.jit(convolve, static_argnums=(2, 3)).lower(
+      x, kernel, strides, padding
+    )
+  assert 'stride = [1, 1]' in lowered.as_text()
+  for wanted, given in zip(*results, strict=True):
+    np.testing.assert_allclose(given, wanted, rtol=1e-10, atol=1e-10)
+
+
 def test_gradients_of_gradients_are_xlas(devices):
   rng = np.random.default_rng(0)
 

@@ -1,12 +1,13 @@
-"""Convolutions whose gradients are quick on a CPU too.
+"""Convolutions that are quick forth and back.
 
 XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed. As one
 matrix product for each position of the kernel, image by image so that the slices stay
 in the processor's cache, it has most of it; and a 1x1 convolution is a matrix product.
 So is any whose windows, laid side by side, are few, such as a LeNet's: forth, where XLA
 needs eight times as long for three channels, and back. A depthwise convolution is a sum
-of shifted products, a tenth of XLA's time. Elsewhere, and where TLJAX_XLA_CONVOLUTIONS
-is set, they are XLA's own.
+of shifted products, a tenth of XLA's time. On a GPU few channels convolved with strides
+are blocks of pixels, of more channels. Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is
+set, they are XLA's own.
 """
 
 import contextlib
@@ -56,15 +57,15 @@ def convolve(
     and options.get('precision') is None
   )
   size, strides = kernel.shape[:2], tuple(strides)
-  if isinstance(padding, str):
+  if plain and isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
-  padding = tuple(map(tuple, padding))
   if not plain or not on_cpu():
     if plain and groups == 1 and _on_gpu() and _is_stem(kernel.shape, strides):
       x, kernel = _space_to_depth(x, kernel, strides, padding)
       strides, padding = (1, 1), 'VALID'
     options['dimension_numbers'] = _DIMENSIONS
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+  padding = tuple(map(tuple, padding))
   if groups > 1:
     return _depthwise(x, kernel[:, :, :, None, None], strides, padding)
   if any(map(any, padding)) or size not in ((1, 1), strides):
@@ -131,8 +132,8 @@ def _outer(x, grad):
 
 def _is_stem(kernel, strides):
   """Whether few channels are convolved with strides, which leaves cores idle."""
-  height, width, channels, _ = kernel
-  return min(strides) > 1 and height > strides[0] and width > strides[1] and channels < 8
+  overlap = all(n > stride > 1 for n, stride in zip(kernel, strides, strict=False))
+  return overlap and kernel[2] < 8
 
 
 def _space_to_depth(x, kernel, strides, padding):
