@@ -38,15 +38,26 @@ DEPTHWISE = [
 ]
 
 
-@pytest.fixture(params=[(1, 0), (8, 0), (1, convolution._WINDOWS)])
+@pytest.fixture(
+  params=[
+    {},
+    {'_ROWS': 20},
+    {'_ROWS': 20, '_COLUMNS': 0},
+    {'_ROWS': 20, '_COLUMNS': 0, '_WIDE': 0},
+    {'devices': 8},
+    {'_WINDOWS': convolution._WINDOWS},
+  ],
+  ids=['images', 'strips', 'rows of pixels', 'pixels', 'devices', 'windows'],
+)
 def devices(request, monkeypatch):
-  """On one device image by image, few at a time, on several all at once; windows are
-  laid side by side, or are not.
+  """On one device some images at a time, or strips of one, on several all at once; what
+  meets a kernel is laid side by side, a kernel's row is, or is not.
   """
-  devices, windows = request.param
-  monkeypatch.setattr(jax, 'device_count', lambda: devices)
-  monkeypatch.setattr(convolution, '_ROWS', 200)
-  monkeypatch.setattr(convolution, '_WINDOWS', windows)
+  changes = {'_ROWS': 200, '_WINDOWS': 0, **request.param}
+  count = changes.pop('devices', 1)
+  monkeypatch.setattr(jax, 'device_count', lambda: count)
+  for name, value in changes.items():
+    monkeypatch.setattr(convolution, name, value)
 
 
 @pytest.mark.parametrize(('shape', 'kernel', 'strides', 'padding'), CASES + DEPTHWISE)

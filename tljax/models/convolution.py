@@ -1,13 +1,13 @@
 """Convolutions that are quick forth and back.
 
-XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed. As one
-matrix product for each position of the kernel, image by image so that the slices stay
-in the processor's cache, it has most of it; and a 1x1 convolution is a matrix product.
-So is any whose windows, laid side by side, are few, such as a LeNet's: forth, where XLA
-needs eight times as long for three channels, and back. A depthwise convolution is a sum
-of shifted products, a tenth of XLA's time. On a GPU few channels convolved with strides
-are blocks of pixels, of more channels. Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is
-set, they are XLA's own.
+XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed. As
+matrix products for the kernel's positions, of strips of an image so that the slices
+stay in the processor's cache, it has most of it; and a 1x1 convolution is a matrix
+product. So is any whose windows, laid side by side, are few, such as a LeNet's: forth,
+where XLA needs eight times as long for three channels, and back. A depthwise
+convolution is a sum of shifted products, a tenth of XLA's time. On a GPU few channels
+convolved with strides are blocks of pixels, of more channels. Elsewhere, and where
+TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
 """
 
 import contextlib
@@ -23,8 +23,9 @@ import jax.numpy as jnp
 from jax import lax
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
-# Rows of a product that fill the cache, and columns below which a product is slow.
-_ROWS, _COLUMNS = 2048, 32
+# Rows of a product that fill the cache, and columns below which a product is slow, or
+# can be quicker.
+_ROWS, _COLUMNS, _WIDE = 2048, 32, 128
 _WINDOWS = 1 << 24  # bytes of a batch's, up to which to lay them side by side pays
 _by_xla = contextvars.ContextVar(
   'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
@@ -247,26 +248,59 @@ def _image_gradient(grad, kernel, shape, strides, padding):
 
 
 def _kernel_gradient(x, grad, shape, strides, padding):
-  """Sums the outer products of the images' pixels and the gradient's."""
+  """Sums the outer products of the images' pixels and the gradient's.
+
+  In tiles, strips of an image or several images, whose slices stay in the cache. Where
+  pixels have few channels, those beside each other are laid side by side first: a
+  product of few columns is slow.
+  """
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  count, *extent = grad.shape[:3]
-  # All images at once on several devices: a scan would gather what they share.
-  images = count
-  if jax.device_count() == 1:
-    fitting = max(1, _ROWS // (extent[0] * extent[1]))
-    images = max(i for i in range(1, fitting + 1) if count % i == 0)
+  height, width, channels, _ = shape
+  images, rows = _tile(grad.shape)
+  strips = grad.shape[1] // rows
 
-  def gradient(x, grad):
-    parts = _slices(x, shape, strides, extent)
-    if shape[2] < _COLUMNS:
-      parts = [jnp.concatenate(parts, -1)]
-    return jnp.concatenate([_outer(part, grad) for part in parts]).reshape(shape)
+  def outer(x, grad):
+    if channels < _COLUMNS:
+      x = jnp.concatenate(_slices(x, shape, strides, grad.shape[1:3]), -1)
+      return _outer(x, grad).reshape(shape)
+    if channels > _WIDE:
+      parts = _slices(x, shape, strides, grad.shape[1:3])
+    else:
+      row = x.shape[1], grad.shape[2]
+      x = jnp.concatenate(_slices(x, (1, width), (1, strides[1]), row), -1)
+      parts = _slices(x, (height, 1), (strides[0], 1), grad.shape[1:3])
+    return jnp.stack([_outer(part, grad) for part in parts]).reshape(shape)
 
-  if images == count:
-    return gradient(x, grad)
-  parts = [a.reshape(count // images, images, *a.shape[1:]) for a in (x, grad)]
+  if (images, strips) == (len(x), 1):
+    return outer(x, grad)
+
+  def add(total, tile):
+    image, row = tile // strips * images, tile % strips * rows
+    high = (rows - 1) * strides[0] + height
+    pixels = lax.dynamic_slice(
+      x, (image, row * strides[0], 0, 0), (images, high, *x.shape[2:])
+    )
+    part = lax.dynamic_slice(grad, (image, row, 0, 0), (images, rows, *grad.shape[2:]))
+    return total + outer(pixels, part), None
+
   start = jnp.zeros(shape, _wide(grad.dtype))
-  return lax.scan(lambda total, part: (total + gradient(*part), None), start, parts)[0]
+  return lax.scan(add, start, jnp.arange(len(x) // images * strips))[0]
+
+
+def _tile(shape):
+  """How many images, and rows of one, are a tile of (N, H, W, features)."""
+  count, height, width, _ = shape
+  if jax.device_count() > 1:  # all at once: a scan would gather what they share
+    return count, height
+  rows = _divisor(height, _ROWS // width)
+  if rows == height:
+    return _divisor(count, _ROWS // (height * width)), height
+  # A prime number of rows has no strips but those of one.
+  return 1, rows if rows * width * 8 >= _ROWS else height
+
+
+def _divisor(number, most):
+  return max(n for n in range(1, max(1, most) + 1) if number % n == 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
