@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tljax.models.windows import between, reaching
+
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache, and columns below which a product is slow, or
 # can be quicker.
@@ -339,34 +341,15 @@ _depthwise.defvjp(
 
 
 def _spread(grad, kernel, shape, strides):
-  """What each pixel of the padded images gets, for each of its places between strides.
-
-  Every array is dense so: a gradient of strided slices would be full of zeros.
-  """
-  size = kernel.shape[:2]
-  before = [(n - 1) // stride for n, stride in zip(size, strides, strict=True)]
-  rows, columns = (
-    -(-n // stride) for n, stride in zip(shape[1:3], strides, strict=True)
+  """What each pixel of the padded images gets from the windows that reach it."""
+  taps = [-(-n // stride) for n, stride in zip(kernel.shape, strides, strict=False)]
+  more = [(0, n * s - m) for n, s, m in zip(taps, strides, kernel.shape, strict=False)]
+  kernel = jnp.pad(kernel.reshape(*kernel.shape[:2], -1), [*more, (0, 0)])
+  kernel = kernel.reshape(taps[0], 1, 1, strides[0], taps[1], 1, strides[1], -1)
+  windows = reaching(grad, taps, strides, shape)
+  return between(
+    sum(window * kernel[back[0], :, :, :, back[1]] for back, window in windows), shape
   )
-  after = rows - grad.shape[1], columns - grad.shape[2]
-  pads = [(n, max(0, m)) for n, m in zip(before, after, strict=True)]
-  grad = jnp.pad(grad, ((0, 0), *pads, (0, 0)))
-
-  def place(i, j):
-    products = (
-      grad[:, top : top + rows, left : left + columns]
-      * kernel[i + strides[0] * (before[0] - top), j + strides[1] * (before[1] - left)]
-      for top in range(before[0] - (size[0] - 1 - i) // strides[0], before[0] + 1)
-      for left in range(before[1] - (size[1] - 1 - j) // strides[1], before[1] + 1)
-    )
-    return sum(products, jnp.zeros((len(grad), rows, columns, shape[3]), grad.dtype))
-
-  places = [
-    jnp.stack([place(i, j) for j in range(strides[1])], 3) for i in range(strides[0])
-  ]
-  count, height, width, channels = shape
-  whole = jnp.stack(places, 2).reshape(count, rows * strides[0], -1, channels)
-  return whole[:, :height, :width]
 
 
 def _wide(dtype):

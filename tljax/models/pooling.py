@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from tljax.models.windows import between, reaching
+
 
 def max_pool(
   x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False
@@ -51,29 +53,19 @@ def _forward(x, size, stride):
 
 
 def _backward(size, stride, residuals, grad):
-  """Adds up what a pixel won, window by window of those that reach it.
-
-  So every array is dense: a gradient of strided slices would be full of zeros.
-  """
-  winner, (count, height, width, channels) = residuals
-  before = (size - 1) // stride  # windows that reach a pixel from further back
-  rows, columns = -(-height // stride), -(-width // stride)
-  after = rows - grad.shape[1], columns - grad.shape[2]
-  pads = [(0, 0), *((before, max(0, n)) for n in after), (0, 0)]
-  grad, winner = jnp.pad(grad, pads), jnp.pad(winner, pads, constant_values=-1)
-  # Pixels by their places between two windows' starts: (N, h, stride, w, stride, C).
-  place = jnp.arange(stride, dtype=winner.dtype).reshape(1, 1, stride, 1, 1, 1)
+  """Adds up what a pixel won, window by window of those that reach it."""
+  winner, shape = residuals
+  strides, taps = (stride, stride), [-(-size // stride)] * 2
+  # Pixels by their places between two windows' starts.
+  row = jnp.arange(stride, dtype=winner.dtype).reshape(1, 1, stride, 1, 1, 1)
   total = jnp.zeros((), grad.dtype)
-  for top in range(before, -1, -1):
-    for left in range(before, -1, -1):
-      row = place + stride * (before - top)
-      column = place.swapaxes(2, 4) + stride * (before - left)
-      number = jnp.where(column < size, row * size + column, -2)
-      window = (slice(None), slice(top, top + rows), None)
-      window += (slice(left, left + columns), None)
-      total += jnp.where(winner[window] == number, grad[window], 0)
-  whole = total.reshape(count, rows * stride, columns * stride, channels)
-  return (whole[:, :height, :width],)
+  grads = reaching(grad, taps, strides, shape)
+  winners = reaching(winner, taps, strides, shape, fill=-1)
+  for (back, mine), (_, won) in zip(grads, winners, strict=True):
+    column = row.swapaxes(2, 4) + stride * back[1]
+    number = jnp.where(column < size, (row + stride * back[0]) * size + column, -2)
+    total += jnp.where(won == number, mine, 0)
+  return (between(total, shape),)
 
 
 _max_pool.defvjp(_forward, _backward)

@@ -1,0 +1,48 @@
+"""The windows of a convolution or a pool that reach a pixel.
+
+A gradient that adds up what windows give their pixels is dense so: strided slices have
+gradients that are full of zeros.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def reaching(
+  values: jax.Array,
+  taps: Sequence[int],
+  strides: Sequence[int],
+  shape: Sequence[int],
+  fill: float = 0,
+) -> Iterator[tuple[tuple[int, int], jax.Array]]:
+  """Yields, of the windows that reach a pixel, each one's value, nearest last.
+
+  Args:
+    values: (N, h, w, C), a value of every window.
+    taps: how many windows reach a pixel on either axis: their size by their stride,
+      rounded up.
+    strides: of the windows.
+    shape: (N, H, W, C) of the images that the windows move over.
+    fill: the value of windows that there are none of.
+
+  Yields:
+    How many windows further back, on either axis, and the values (N, rows, 1, columns,
+    1, C), for a pixel's place between strides to be broadcast against.
+  """
+  rows, columns = (-(-n // s) for n, s in zip(shape[1:3], strides, strict=True))
+  after = rows - values.shape[1], columns - values.shape[2]
+  pads = [(n - 1, max(0, m)) for n, m in zip(taps, after, strict=True)]
+  values = jnp.pad(values, [(0, 0), *pads, (0, 0)], constant_values=fill)
+  for back in itertools.product(*map(range, taps)):
+    top, left = taps[0] - 1 - back[0], taps[1] - 1 - back[1]
+    yield back, values[:, top : top + rows, None, left : left + columns, None]
+
+
+def between(values: jax.Array, shape: Sequence[int]) -> jax.Array:
+  """Images (N, H, W, C) of values by place: (N, rows, stride, columns, stride, C)."""
+  count, rows, high, columns, wide, channels = values.shape
+  whole = values.reshape(count, rows * high, columns * wide, channels)
+  return whole[:, : shape[1], : shape[2]]
