@@ -33,10 +33,10 @@ def test_a_product_is_matmul_and_so_is_its_gradient(shape):
 
 def test_its_gradient_is_not_of_transposed_copies():
   """A plain product's is. The day that XLA mends it, `product` may go."""
-  x, kernels = jnp.ones((4, 200, 64)), jnp.ones((8, 64, 64))
+  x, kernels = jnp.ones((8, 64, 16)), jnp.ones((32, 16, 16))
 
   def traffic(multiply):
     step = jax.jit(jax.grad(lambda k: loss(multiply, x, k))).lower(kernels).compile()
     return step.cost_analysis()['bytes accessed']
 
-  assert traffic(layers.product) < 0.95 * traffic(jnp.matmul)
+  assert traffic(layers.product) < 0.9 * traffic(jnp.matmul)
