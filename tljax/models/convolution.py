@@ -59,15 +59,16 @@ def convolve(
     and not any(set(dilation) - {1} for dilation in dilations)
     and options.get('precision') is None
   )
+  if not plain:
+    return _convolve_by_xla(x, kernel, strides, padding, **options)
   size, strides = kernel.shape[:2], tuple(strides)
-  if plain and isinstance(padding, str):
+  if isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
-  if not plain or not on_cpu():
-    if plain and groups == 1 and _on_gpu() and _is_stem(kernel.shape, strides):
+  if not on_cpu():
+    if _on_gpu() and groups == 1 and _is_stem(kernel.shape, strides):
       x, kernel = _space_to_depth(x, kernel, strides, padding)
       strides, padding = (1, 1), 'VALID'
-    options['dimension_numbers'] = _DIMENSIONS
-    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    return _convolve_by_xla(x, kernel, strides, padding, **options)
   padding = tuple(map(tuple, padding))
   if groups > 1:
     return _depthwise(x, kernel[:, :, :, None, None], strides, padding)
@@ -177,12 +178,18 @@ def _convolve(x, kernel, strides, padding):
   return _convolve_by_xla(x, kernel, strides, padding)
 
 
-def _convolve_by_xla(x, kernel, strides, padding):
-  # YNNPACK, given convolutions and a sum over what they give as one kernel, leaves
-  # numbers unwritten there (jaxlib 0.12.0, bfloat16): the barrier keeps them apart.
-  return lax.optimization_barrier(
-    lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
-  )
+def _convolve_by_xla(x, kernel, strides, padding, **options):
+  options['dimension_numbers'] = _DIMENSIONS
+  return _apart(lax.conv_general_dilated(x, kernel, strides, padding, **options))
+
+
+def _apart(x):
+  """What a convolution gives on a CPU, which XLA is not to compute with what follows.
+
+  YNNPACK, given convolutions and a sum over what they give as one kernel, leaves
+  numbers unwritten there (jaxlib 0.12.0, bfloat16).
+  """
+  return lax.optimization_barrier(x) if on_cpu() else x
 
 
 def _extent(images, kernel, strides, padding):
@@ -215,7 +222,7 @@ def _backward(strides, padding, residuals, grad):
     x_grad = _image_gradient(grad, kernel, x.shape, strides, padding).astype(x.dtype)
   else:
     _, pull = jax.vjp(lambda x: _convolve_by_xla(x, kernel, strides, padding), x)
-    (x_grad,) = lax.optimization_barrier(pull(grad))
+    x_grad = _apart(*pull(grad))
   kernel_grad = _kernel_gradient(x, grad, kernel.shape, strides, padding)
   return x_grad, kernel_grad.astype(kernel.dtype)
 
