@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tljax.models import convolution
+from tljax.models import convolution, winograd
 from tljax.models.convolution import Conv, convolve
 
 XLA = functools.partial(
@@ -46,8 +46,17 @@ DEPTHWISE = [
     {'_ROWS': 20, '_COLUMNS': 0, '_WIDE': 0},
     {'devices': 8},
     {'_WINDOWS': convolution._WINDOWS},
+    {'winograd': True},
   ],
-  ids=['images', 'strips', 'rows of pixels', 'pixels', 'devices', 'windows'],
+  ids=[
+    'images',
+    'strips',
+    'rows of pixels',
+    'pixels',
+    'devices',
+    'windows',
+    'winograd',
+  ],
 )
 def devices(request, monkeypatch):
   """On one device some images at a time, or strips of one, on several all at once; what
@@ -55,6 +64,9 @@ def devices(request, monkeypatch):
   """
   changes = {'_ROWS': 200, '_WINDOWS': 0, **request.param}
   count = changes.pop('devices', 1)
+  if changes.pop('winograd', False):
+    for name, value in {'_CHANNELS': 1, '_PIXELS': 1}.items():
+      monkeypatch.setattr(winograd, name, value)
   monkeypatch.setattr(jax, 'device_count', lambda: count)
   for name, value in changes.items():
     monkeypatch.setattr(convolution, name, value)

@@ -4,8 +4,9 @@ XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed.
 matrix products for the kernel's positions, of strips of an image so that the slices
 stay in the processor's cache, it has most of it; and a 1x1 convolution is a matrix
 product. So is any whose windows, laid side by side, are few, such as a LeNet's: forth,
-where XLA needs eight times as long for three channels, and back. A depthwise
-convolution is a sum of shifted products, a tenth of XLA's time. On a GPU few channels
+where XLA needs eight times as long for three channels, and back. A 3x3 convolution of
+many channels, which most of a VGG's or a ResNet's time goes to, is Winograd's, and a
+depthwise one a sum of shifted products, a tenth of XLA's time. On a GPU few channels
 convolved with strides are blocks of pixels, of more channels. Elsewhere, and where
 TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
 """
@@ -22,7 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tljax.models.windows import between, reaching
+from tljax.models import winograd
+from tljax.models.windows import between, divisor, reaching
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache, and columns below which a product is slow, or
@@ -170,6 +172,8 @@ def _blocks(x, size):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x, kernel, strides, padding):
+  if winograd.suits(x, kernel, strides):
+    return _apart(winograd.convolve(x, kernel, padding))
   extent = _extent(x.shape, kernel.shape, strides, padding)
   if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, extent):
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -218,6 +222,9 @@ def _forward(x, kernel, strides, padding):
 
 def _backward(strides, padding, residuals, grad):
   x, kernel = residuals
+  if winograd.suits(x, kernel, strides):
+    x_grad = winograd.image_gradient(grad, kernel, padding)
+    return x_grad, winograd.kernel_gradient(x, grad, padding)
   if _few_windows(x, kernel, grad.shape[1:3]):
     x_grad = _image_gradient(grad, kernel, x.shape, strides, padding).astype(x.dtype)
   else:
@@ -301,15 +308,11 @@ def _tile(shape):
   count, height, width, _ = shape
   if jax.device_count() > 1:  # all at once: a scan would gather what they share
     return count, height
-  rows = _divisor(height, _ROWS // width)
+  rows = divisor(height, _ROWS // width)
   if rows == height:
-    return _divisor(count, _ROWS // (height * width)), height
+    return divisor(count, _ROWS // (height * width)), height
   # A prime number of rows has no strips but those of one.
   return 1, rows if rows * width * 8 >= _ROWS else height
-
-
-def _divisor(number, most):
-  return max(n for n in range(1, max(1, most) + 1) if number % n == 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -1,0 +1,171 @@
+"""Convolutions of 3x3 kernels in fewer multiplications, for a CPU.
+
+Winograd's F(2x2, 3x3): a square of four results is sixteen products in place of
+thirty-six, of sums of the pixels that it meets and sums of the kernel (Lavin and Gray,
+2016, "Fast algorithms for convolutional neural networks", section 4.1). The sums'
+factors are 1 and 1/2, so that little is lost to rounding.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tljax.models.windows import between, divisor
+
+# The names are Lavin and Gray's; a row is a sum.
+_B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+# Fewer channels, or pixels in all, than repay the sums.
+_CHANNELS, _PIXELS = 64, 512
+_BYTES = 1 << 26  # of the sums at once
+Pads = Sequence[tuple[int, int]]
+
+
+def suits(x: jax.Array, kernel: jax.Array, strides: Sequence[int]) -> bool:
+  """Whether a CPU convolves so the quickest."""
+  return (
+    kernel.shape[:2] == (3, 3)
+    and tuple(strides) == (1, 1)
+    and min(kernel.shape[2:]) >= _CHANNELS
+    and math.prod(x.shape[:3]) >= _PIXELS
+    and x.dtype.itemsize >= 4  # the digits of bfloat16 are too few for sums
+  )
+
+
+def convolve(x: jax.Array, kernel: jax.Array, padding: Pads) -> jax.Array:
+  """A convolution without strides.
+
+  Args:
+    x: (N, H, W, C).
+    kernel: (3, 3, C, features).
+    padding: low and high, of either axis.
+
+  Returns:
+    (N, H', W', features).
+  """
+  return _convolve(x, kernel, padding, 0)
+
+
+def image_gradient(grad: jax.Array, kernel: jax.Array, padding: Pads) -> jax.Array:
+  """The gradient of a convolution's images, which is a convolution.
+
+  Args:
+    grad: (N, H', W', features).
+    kernel, padding: of the convolution.
+
+  Returns:
+    (N, H, W, C).
+  """
+  padding = [(2 - low, 2 - high) for low, high in padding]
+  return _convolve(grad, kernel[::-1, ::-1], padding, 1)
+
+
+def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
+  """The gradient of a convolution's kernel.
+
+  Args:
+    x: (N, H, W, C).
+    grad: (N, H', W', features).
+    padding: of the convolution.
+
+  Returns:
+    (3, 3, C, features).
+  """
+  channels = x.shape[3], grad.shape[3]
+  of_some, starts = _split(grad.shape, sum(channels), x.dtype)
+
+  def add(total, start):
+    pixels = _even(of_some(x, start), padding)
+    grads = _even(of_some(grad, start), ((0, 0), (0, 0)))
+    sums = _sums(_B, _squares(pixels, 4)), _sums(_A.T, _squares(grads, 2))
+    return total + jnp.stack([_outer(x, g) for x, g in zip(*sums, strict=True)]), None
+
+  total, _ = lax.scan(add, jnp.zeros((16, *channels), x.dtype), starts)
+  return _on_kernel(_G.T, total).reshape(3, 3, *channels)
+
+
+def _convolve(x, kernel, padding, axis):
+  """The images' channels are `axis` of the kernel's last two."""
+  sides = zip(x.shape[1:3], padding, strict=True)
+  shape = len(x), *(n + sum(pads) - 2 for n, pads in sides), kernel.shape[3 - axis]
+  kernels = _on_kernel(_G, kernel)
+  of_some, starts = _split(shape, sum(kernel.shape[2:]), x.dtype)
+
+  def convolve_some(results, start):
+    sums = _sums(_B, _squares(_even(of_some(x, start), padding), 4))
+    dimensions = ((3,), (axis,)), ((), ())
+    pairs = zip(sums, kernels, strict=True)
+    products = [lax.dot_general(x, k, dimensions) for x, k in pairs]
+    a, b, c, d = _sums(_A, [products[i : i + 4] for i in range(0, 16, 4)])
+    squares = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
+    return lax.dynamic_update_slice_in_dim(results, squares, start, 0), None
+
+  _, height, width, features = shape
+  squares = len(x), -(-height // 2), 2, -(-width // 2), 2, features
+  # Not zeros, of which XLA would write those of all layers first, and keep them.
+  results, _ = lax.scan(convolve_some, jnp.full(squares, x[0, 0, 0, 0]), starts)
+  return between(results, shape)
+
+
+def _even(x, padding):
+  """Padded, with an even number of pixels on either axis."""
+  sides = zip(x.shape[1:3], padding, strict=True)
+  pads = [(low, high + (n + low + high) % 2) for n, (low, high) in sides]
+  return jnp.pad(x, ((0, 0), *pads, (0, 0)))
+
+
+def _squares(x, size):
+  """The pixels of squares two apart: a list of rows of (N, h, w, C)."""
+  h, w = (2 * ((n - size) // 2 + 1) for n in x.shape[1:3])
+  return [
+    [x[:, i : i + h : 2, j : j + w : 2] for j in range(size)] for i in range(size)
+  ]
+
+
+def _sums(matrix, squares):
+  """The matrix' sums on both axes, as one list."""
+
+  def mixed(parts):
+    for row in matrix:
+      first, *others = [(f, part) for f, part in zip(row, parts, strict=True) if f]
+      total = first[1] if first[0] > 0 else -first[1]
+      for factor, part in others:
+        total = total + part if factor > 0 else total - part
+      yield total
+
+  columns = [list(mixed(column)) for column in zip(*squares, strict=True)]
+  return [total for row in zip(*columns, strict=True) for total in mixed(row)]
+
+
+def _on_kernel(matrix, kernel):
+  """The matrix' sums on both axes of a kernel, whose axes become one."""
+  sums = jnp.asarray(np.kron(matrix, matrix), kernel.dtype)
+  flat = kernel.reshape(sums.shape[1], -1)
+  return (sums @ flat).reshape(-1, *kernel.shape[-2:])
+
+
+def _split(shape, channels, dtype):
+  """A function of images and a start, some of them, and all starts.
+
+  Args:
+    shape: (N, H', W', features) of the results.
+    channels: of pixels and results.
+    dtype: of both.
+  """
+  count, height, width, _ = shape
+  some = count
+  if jax.device_count() == 1:  # else all, for a loop would gather what devices share
+    some = divisor(count, _BYTES // (4 * height * width * channels * dtype.itemsize))
+  of_some = functools.partial(lax.dynamic_slice_in_dim, slice_size=some)
+  return of_some, jnp.arange(0, count, some)
+
+
+def _outer(x, grad):
+  x, grad = (array.reshape(-1, array.shape[3]) for array in (x, grad))
+  return lax.dot_general(x, grad, (((0,), (0,)), ((), ())))
