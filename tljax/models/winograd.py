@@ -116,8 +116,9 @@ def _convolve(x, kernel, padding, axis):
 def _even(x, padding):
   """Padded, with an even number of pixels on either axis."""
   sides = zip(x.shape[1:3], padding, strict=True)
-  pads = [(low, high + (n + low + high) % 2) for n, (low, high) in sides]
-  return jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  pads = [(low, high + (n + low + high) % 2, 0) for n, (low, high) in sides]
+  # A gradient's can be negative, which jnp.pad refuses.
+  return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
 
 
 def _squares(x, size):
