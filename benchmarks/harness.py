@@ -18,6 +18,7 @@ from tljax.method import Batch, Method, path_name
 
 _TURN = 0.3  # seconds of the quickest contender's turn: the clock and a hiccup drown
 _ROUNDS = 3, 25  # at least, at most
+_SETTINGS = 'XLA_FLAGS', 'GLIBC_TUNABLES'
 _PACKAGES = ('jax', 'flax', 'torch', 'torchvision', 'timm', 'keras')
 
 
@@ -269,7 +270,7 @@ def environment(**facts) -> dict:
     'processor': platform.processor() or platform.machine(),
     'cores': cores(),
     **found,
-    **({'xla_flags': flags} if (flags := os.environ.get('XLA_FLAGS')) else {}),
+    **{name.lower(): os.environ[name] for name in _SETTINGS if os.environ.get(name)},
     'date': datetime.date.today().isoformat(),
     **facts,
   }
