@@ -41,7 +41,7 @@ def fitted(method: Method, batch: Batch, length: int = _LENGTH) -> Contender:
   return Contender(run)
 
 
-def loop(settings: Settings) -> Contenders:
+def loop(settings: Settings, length: int = 400) -> Contenders:
   """`train.fit` beside the bare jitted step, of the quickstart's network."""
   model = models.create('cnn', 10)
   arrays = steps.draw(settings.batch_size or 64, 16, 10)
@@ -52,11 +52,11 @@ def loop(settings: Settings) -> Contenders:
 
   def bare():
     nonlocal state
-    for _ in range(_LENGTH):
+    for _ in range(length):
       state, metrics = step(state, batch)
     jax.block_until_ready((state, metrics))
 
-  return {'tljax': fitted(method, batch), 'bare step': Contender(bare)}
+  return {'tljax': fitted(method, batch, length), 'bare step': Contender(bare)}
 
 
 def _features(count: int, classes: int) -> dict[str, jax.Array]:
