@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tljax.models import winograd
+from tljax.models import products, winograd
 from tljax.models.windows import between, divisor, reaching
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -115,25 +115,12 @@ def _multiply(x, matrix):
 def _multiply_backward(residuals, grad):
   x, matrix = residuals
   x_grad = lax.dot_general(grad, matrix, (((3,), (1,)), ((), ())))
-  return x_grad, _outer(x, grad).astype(matrix.dtype)
+  return x_grad, products.outer(x, grad).astype(matrix.dtype)
 
 
 _multiply.defvjp(
   lambda x, matrix: (_multiply(x, matrix), (x, matrix)), _multiply_backward
 )
-
-
-def _outer(x, grad):
-  """Sums the outer products of all rows: (..., C) and (..., K) to (C, K).
-
-  Written so, not as autodiff has it, XLA copies neither into another layout.
-  """
-  return lax.dot_general(
-    x.reshape(-1, x.shape[-1]),
-    grad.reshape(-1, grad.shape[-1]),
-    (((0,), (0,)), ((), ())),
-    preferred_element_type=_wide(grad.dtype),
-  )
 
 
 def _is_stem(kernel, strides):
@@ -244,7 +231,7 @@ def _image_gradient(grad, kernel, shape, strides, padding):
     grad,
     kernel.reshape(-1, features),
     (((3,), (1,)), ((), ())),
-    preferred_element_type=_wide(grad.dtype),
+    preferred_element_type=products.wide(grad.dtype),
   )
   parts = jnp.split(windows, height * width, -1)
   padded = [n + sum(pads) for n, pads in zip(shape[1:3], padding, strict=True)]
@@ -278,14 +265,14 @@ def _kernel_gradient(x, grad, shape, strides, padding):
   def outer(x, grad):
     if channels < _COLUMNS:
       x = jnp.concatenate(_slices(x, shape, strides, grad.shape[1:3]), -1)
-      return _outer(x, grad).reshape(shape)
+      return products.outer(x, grad).reshape(shape)
     if channels > _WIDE:
       parts = _slices(x, shape, strides, grad.shape[1:3])
     else:
       row = x.shape[1], grad.shape[2]
       x = jnp.concatenate(_slices(x, (1, width), (1, strides[1]), row), -1)
       parts = _slices(x, (height, 1), (strides[0], 1), grad.shape[1:3])
-    return jnp.stack([_outer(part, grad) for part in parts]).reshape(shape)
+    return jnp.stack([products.outer(part, grad) for part in parts]).reshape(shape)
 
   if (images, strips) == (len(x), 1):
     return outer(x, grad)
@@ -299,7 +286,7 @@ def _kernel_gradient(x, grad, shape, strides, padding):
     part = lax.dynamic_slice(grad, (image, row, 0, 0), (images, rows, *grad.shape[2:]))
     return total + outer(pixels, part), None
 
-  start = jnp.zeros(shape, _wide(grad.dtype))
+  start = jnp.zeros(shape, products.wide(grad.dtype))
   return lax.scan(add, start, jnp.arange(len(x) // images * strips))[0]
 
 
@@ -319,7 +306,7 @@ def _tile(shape):
 def _depthwise(x, kernel, strides, padding):
   """A channel by itself; the kernel is (height, width, 1, 1, 1, C)."""
   extent = _extent(x.shape, kernel.shape, strides, padding)
-  wide = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(_wide(x.dtype))
+  wide = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(products.wide(x.dtype))
   parts = _slices(wide, kernel.shape, strides, extent)
   taps = kernel.reshape(-1, *kernel.shape[2:]).astype(wide.dtype)
   return sum(part * tap for part, tap in zip(parts, taps, strict=True)).astype(x.dtype)
@@ -327,7 +314,7 @@ def _depthwise(x, kernel, strides, padding):
 
 def _depthwise_backward(strides, padding, residuals, grad):
   x, kernel = residuals
-  wide = _wide(grad.dtype)
+  wide = products.wide(grad.dtype)
   padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   parts = _slices(padded.astype(wide), kernel.shape, strides, grad.shape[1:3])
   grad = grad.astype(wide)
@@ -360,8 +347,3 @@ def _spread(grad, kernel, shape, strides):
   return between(
     sum(window * kernel[back[0], :, :, :, back[1]] for back, window in windows), shape
   )
-
-
-def _wide(dtype):
-  """What sums of many products are kept in."""
-  return dtype if dtype.itemsize > 2 else jnp.dtype(jnp.float32)

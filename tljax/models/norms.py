@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tljax.models import products
+
 
 class BatchNorm(nn.BatchNorm):
   """flax's over the last axis, with scale and bias; `mask` and `axis_name` are not."""
@@ -135,4 +137,4 @@ def _row(values, x):
 
 
 def _wide(x):
-  return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+  return x.astype(products.wide(x.dtype))

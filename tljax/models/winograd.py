@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tljax.models.products import outer
 from tljax.models.windows import between, divisor
 
 # The names are Lavin and Gray's; a row is a sum.
@@ -84,7 +85,8 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
     pixels = _even(of_some(x, start), padding)
     grads = _even(of_some(grad, start), ((0, 0), (0, 0)))
     sums = _sums(_B, _squares(pixels, 4)), _sums(_A.T, _squares(grads, 2))
-    return total + jnp.stack([_outer(x, g) for x, g in zip(*sums, strict=True)]), None
+    pairs = zip(*sums, strict=True)
+    return total + jnp.stack([outer(x, g) for x, g in pairs]), None
 
   total, _ = lax.scan(add, jnp.zeros((16, *channels), x.dtype), starts)
   return _on_kernel(_G.T, total).reshape(3, 3, *channels)
@@ -93,7 +95,8 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
 def _convolve(x, kernel, padding, axis):
   """The images' channels are `axis` of the kernel's last two."""
   sides = zip(x.shape[1:3], padding, strict=True)
-  shape = len(x), *(n + sum(pads) - 2 for n, pads in sides), kernel.shape[3 - axis]
+  height, width = (n + sum(pads) - 2 for n, pads in sides)
+  shape = len(x), height, width, kernel.shape[3 - axis]
   kernels = _on_kernel(_G, kernel)
   of_some, starts = _split(shape, sum(kernel.shape[2:]), x.dtype)
 
@@ -106,10 +109,11 @@ def _convolve(x, kernel, padding, axis):
     squares = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
     return lax.dynamic_update_slice_in_dim(results, squares, start, 0), None
 
-  _, height, width, features = shape
-  squares = len(x), -(-height // 2), 2, -(-width // 2), 2, features
   # Not zeros, of which XLA would write those of all layers first, and keep them.
-  results, _ = lax.scan(convolve_some, jnp.full(squares, x[0, 0, 0, 0]), starts)
+  start = jnp.full(
+    (len(x), -(-height // 2), 2, -(-width // 2), 2, shape[3]), x[0, 0, 0, 0]
+  )
+  results, _ = lax.scan(convolve_some, start, starts)
   return between(results, shape)
 
 
@@ -165,8 +169,3 @@ def _split(shape, channels, dtype):
     some = divisor(count, _BYTES // (4 * height * width * channels * dtype.itemsize))
   of_some = functools.partial(lax.dynamic_slice_in_dim, slice_size=some)
   return of_some, jnp.arange(0, count, some)
-
-
-def _outer(x, grad):
-  x, grad = (array.reshape(-1, array.shape[3]) for array in (x, grad))
-  return lax.dot_general(x, grad, (((0,), (0,)), ((), ())))
