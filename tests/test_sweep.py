@@ -1,5 +1,8 @@
 """Each head of a sweep is the one that is trained alone."""
 
+import math
+import re
+
 import jax
 import numpy as np
 import optax
@@ -75,7 +78,7 @@ def test_without_seeds_all_members_start_alike(stream):
   method = sweep.method(make, sweep.grid(learning_rate=(1, 2), weight_decay=(0,)))
   states = [method.init(jax.random.key(seed), None, stream(0)) for seed in (0, 1)]
   first, other = (np.asarray(s.params['head']['fc1']['kernel']) for s in states)
-  np.testing.assert_array_equal(first[0], first[1])
+  np.testing.assert_array_equal(first[:, 0], first[:, 1])
   assert not np.allclose(first, other)
 
 
@@ -93,8 +96,10 @@ def test_a_rate_given_later_drops_as_the_layer_does(fit):
 def test_one_may_diverge(fit):
   settings = sweep.grid(learning_rate=(1e-3, np.inf), weight_decay=(0,))
   state, records = fit(sweep.method(make, settings))
-  kernels = state.params['head']['classifier']['kernel']
-  assert np.isfinite(kernels[0]).all() and not np.isfinite(kernels[1]).all()
+  good, bad = (
+    sweep.member(state, i).params['head']['classifier']['kernel'] for i in (0, 1)
+  )
+  assert np.isfinite(good).all() and not np.isfinite(bad).all()
   assert np.isfinite(records[-1]['loss'])
 
 
@@ -120,3 +125,12 @@ def test_members_with_batches_of_their_own(pixels, fit, one_device):
     np.testing.assert_allclose(together[seed].logits, alone.logits, atol=1e-5)
     assert together[seed].accuracy == alone.accuracy
   assert not np.allclose(together[0].logits, together[3].logits, atol=0.1)
+
+
+def test_no_kernel_is_transposed_for_members_of_one_batch(stream):
+  method = sweep.method(make, sweep.grid(learning_rate=(0.1, 0.2), weight_decay=(0,)))
+  state = method.init(jax.random.key(0), None, stream(0))
+  program = jax.jit(method.step).lower(state, stream(0)).compile().as_text()
+  size = state.params['head']['fc1']['kernel'].size
+  moved = re.findall(r'= f32\[([\d,]+)\]\S* (?:transpose|copy)\(', program)
+  assert size not in [math.prod(map(int, shape.split(','))) for shape in moved]

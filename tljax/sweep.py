@@ -10,8 +10,6 @@ import numpy as np
 from tljax.method import Method, TrainState
 
 Settings = Sequence[Mapping[str, float]]  # of each member, all of the same names
-# What the members of a train state have of their own.
-_AXES = TrainState(None, 0, 0, 0, 0, 0)
 
 
 def grid(**values: Sequence) -> list[dict]:
@@ -26,9 +24,9 @@ def method(
   """Returns the Method whose step is a step of every member, by `jax.vmap`.
 
   It is compiled once; each member is what its own Method would be after as many steps.
-  The state's leaves have a leading axis of members, the loss is the least of theirs, so
-  that one may diverge, and `predict` gives (N, M, K). Memory and time are those of M
-  heads where heads are large.
+  `member` has its state of all; the loss is the least of theirs, so that one may
+  diverge, and `predict` gives (N, M, K). Memory and time are those of M heads where
+  heads are large.
 
   Args:
     make: `(**settings) -> Method`; the settings are traced float32 numbers.
@@ -51,21 +49,16 @@ def method(
     else:
       keys = jax.vmap(jax.random.key)(seeds)
     axes = (0, 0, 0 if own_batches else None)
-    return jax.vmap(one, axes, out_axes=_AXES)(keys, values, batch)
+    first = TrainState(None, 0, 0, 0, 0, 0)
+    state = jax.vmap(one, axes, out_axes=first)(keys, values, batch)
+    return _of_each(lambda leaf, axis: jnp.moveaxis(leaf, 0, axis), state, own_batches)
 
   def step(state, batch):
     def one(state, values, batch):
       return make(**values).step(state, batch)
 
-    axis = 0 if own_batches else None
-    if not own_batches and _elements(state.params) > size * _elements(batch):
-      # A copy for each member: where they share one, XLA makes one matrix product of
-      # all weights, and transposes them all for it, forth and back. On a CPU a large
-      # head's step took 1.6 times as long. Small weights cost less than the copies:
-      # sharing took a sixth of the time.
-      batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), batch)
-      batch, axis = jax.lax.optimization_barrier(batch), 0
-    mapped = jax.vmap(one, (_AXES, 0, axis), (_AXES, 0))
+    axes = _axes(state, own_batches)
+    mapped = jax.vmap(one, (axes, 0, 0 if own_batches else None), (axes, 0))
     state, metrics = mapped(state, values, batch)
     return state, {'loss': jnp.nanmin(metrics['loss'])}
 
@@ -73,17 +66,28 @@ def method(
     def one(state, values):
       return make(**values).predict(state, images)
 
-    return jax.vmap(one, (_AXES, 0), 1)(state, values)
+    return jax.vmap(one, (_axes(state, own_batches), 0), 1)(state, values)
 
   return Method(init, step, predict)
 
 
-def _elements(tree):
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+def member(state: TrainState, index: int, *, own_batches: bool = False) -> TrainState:
+  """Returns the state of one member; `own_batches` as `method` was told."""
+  return _of_each(lambda leaf, axis: jnp.take(leaf, index, axis), state, own_batches)
 
 
-def member(state: TrainState, index: int) -> TrainState:
-  """Returns the state of one member."""
+def _of_each(function, state, own_batches):
+  """Maps `(leaf, the members' axis in it)` over all that members have of their own."""
+  axes = _axes(state, own_batches)
+  return jax.tree.map(function, state.replace(step=None), axes).replace(step=state.step)
 
-  rest = jax.tree.map(lambda leaf: leaf[index], state.replace(step=None))
-  return rest.replace(step=state.step)
+
+def _axes(state, own_batches):
+  """The members' axis in each leaf of a state, None in the step, which they share.
+
+  Where they see the same batch it is beside a kernel's outputs: all members' products
+  with the batch are one, of the kernels as they lie. With the members first XLA would
+  transpose all kernels in each step.
+  """
+  axes = jax.tree.map(lambda leaf: 0 if own_batches else max(leaf.ndim - 2, 0), state)
+  return axes.replace(step=None)

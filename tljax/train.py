@@ -279,7 +279,10 @@ def trials_at_once(
   logits = predictor(members)(state, test.images).swapaxes(0, 1)
   return {
     seed: Trial(
-      sweep.member(state, i), [record], one, scores.accuracy(one, test.labels)
+      sweep.member(state, i, own_batches=True),
+      [record],
+      one,
+      scores.accuracy(one, test.labels),
     )
     for i, (seed, one) in enumerate(zip(streams, logits, strict=True))
   }

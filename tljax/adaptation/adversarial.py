@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tljax.models.products import Dense
+
 
 @jax.custom_vjp
 def reverse_gradient(x: jax.Array, strength: jax.Array | float) -> jax.Array:
@@ -55,8 +57,8 @@ class Discriminator(nn.Module):
   @nn.compact
   def __call__(self, x):
     for _ in range(2):
-      x = nn.relu(nn.Dense(self.width)(x))
-    return nn.Dense(1)(x)[..., 0]
+      x = nn.relu(Dense(self.width)(x))
+    return Dense(1)(x)[..., 0]
 
 
 def init_discriminator(discriminator, key: jax.Array, inputs) -> dict:

@@ -9,7 +9,7 @@ import optax
 
 from tljax.finetuning import adapted
 from tljax.method import Method
-from tljax.models.layers import product
+from tljax.models.products import product
 
 
 def method(

@@ -18,6 +18,7 @@ from tljax.method import (
   new_state,
   predict_with,
 )
+from tljax.models.products import Dense
 
 
 class Memory(NamedTuple):
@@ -67,7 +68,7 @@ def method(
       `data.augment.flip`; by default the same images.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
-  projector = nn.Dense(
+  projector = Dense(
     width, kernel_init=nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
   )
 

@@ -6,7 +6,7 @@ import optax
 
 from tljax.finetuning import adapted
 from tljax.method import Method, Variables
-from tljax.models.layers import product
+from tljax.models.products import product
 
 
 def method(

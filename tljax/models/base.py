@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tljax.models.products import Dense
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -92,7 +94,7 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, outputs, train=False):
     del train
-    dense = nn.Dense(self.num_classes, kernel_init=self.kernel_init, name='classifier')
+    dense = Dense(self.num_classes, kernel_init=self.kernel_init, name='classifier')
     return dense(outputs['features'].astype(jnp.float32))
 
 
@@ -111,7 +113,7 @@ class Cosine(nn.Module):
     features = outputs['features'].astype(jnp.float32)
     square = jnp.sum(features**2, -1, keepdims=True)
     unit = features * jax.lax.rsqrt(square + 1e-12)  # which is finite at 0 too
-    dense = nn.Dense(self.num_classes, use_bias=False, name='classifier')
+    dense = Dense(self.num_classes, use_bias=False, name='classifier')
     return dense(unit) / self.temperature
 
 
@@ -124,7 +126,7 @@ class DropoutLinear(nn.Module):
   @nn.compact
   def __call__(self, outputs, train=False):
     x = nn.Dropout(self.rate)(outputs['features'], deterministic=not train)
-    return nn.Dense(self.num_classes, name='classifier')(x.astype(jnp.float32))
+    return Dense(self.num_classes, name='classifier')(x.astype(jnp.float32))
 
 
 class Rescaled(nn.Module):
@@ -163,9 +165,9 @@ class FlattenMLP(nn.Module):
     x = outputs['map']
     x = x.reshape(x.shape[0], -1)
     for i, width in enumerate(self.widths):
-      x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f'fc{i + 1}')(x))
+      x = nn.relu(Dense(width, dtype=self.dtype, name=f'fc{i + 1}')(x))
       x = nn.Dropout(self.rate)(x, deterministic=not train)
-    return nn.Dense(self.num_classes, name='classifier')(x.astype(jnp.float32))
+    return Dense(self.num_classes, name='classifier')(x.astype(jnp.float32))
 
 
 class Classifier(nn.Module):

@@ -5,6 +5,8 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
+from tljax.models.products import Dense
+
 Norm = Literal['layer', 'batch']
 
 
@@ -26,7 +28,7 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    x = nn.Dense(self.width, use_bias=False, name='dense')(x)
+    x = Dense(self.width, use_bias=False, name='dense')(x)
     if self.norm == 'layer':
       return nn.relu(nn.LayerNorm(name='norm')(x))
     return nn.relu(nn.BatchNorm(not train, momentum=0.9, name='norm')(x))

@@ -79,7 +79,7 @@ def convolve(
   if size == (1, 1):
     x = x[:, :: strides[0], :: strides[1]]
   # Windows that do not overlap: a matrix product.
-  return _multiply(_blocks(x, size), kernel.reshape(-1, kernel.shape[3]))
+  return products.product(_blocks(x, size), kernel.reshape(-1, kernel.shape[3]))
 
 
 def on_cpu() -> bool:
@@ -105,22 +105,6 @@ class Conv(nn.Conv):
   """flax's convolution by `convolve`."""
 
   conv_general_dilated: Callable = convolve
-
-
-@jax.custom_vjp
-def _multiply(x, matrix):
-  return lax.dot_general(x, matrix, (((3,), (0,)), ((), ())))
-
-
-def _multiply_backward(residuals, grad):
-  x, matrix = residuals
-  x_grad = lax.dot_general(grad, matrix, (((3,), (1,)), ((), ())))
-  return x_grad, products.outer(x, grad).astype(matrix.dtype)
-
-
-_multiply.defvjp(
-  lambda x, matrix: (_multiply(x, matrix), (x, matrix)), _multiply_backward
-)
 
 
 def _is_stem(kernel, strides):
@@ -165,7 +149,7 @@ def _convolve(x, kernel, strides, padding):
   if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, extent):
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     windows = jnp.concatenate(_slices(x, kernel.shape, strides, extent), -1)
-    return _multiply(windows, kernel.reshape(-1, kernel.shape[3]))
+    return products.product(windows, kernel.reshape(-1, kernel.shape[3]))
   return _convolve_by_xla(x, kernel, strides, padding)
 
 

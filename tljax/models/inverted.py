@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from tljax.models.base import Options
 from tljax.models.layers import DropPath, SqueezeExcite, batch_norm, conv
 from tljax.models.layouts import CONV_AS_DENSE, DEPTHWISE, Module, Tensor, Transform
+from tljax.models.products import Dense
 
 
 class Plan(NamedTuple):
@@ -140,7 +141,7 @@ class InvertedNet(nn.Module):
     x = ConvNorm(self.top, 1, 1, v, o, self.activation, name='top')(x, train)
     outputs |= {'top': x, 'map': x, 'features': jnp.mean(x, (1, 2))}
     if self.hidden:
-      dense = nn.Dense(self.hidden, dtype=o.dtype, name='hidden')
+      dense = Dense(self.hidden, dtype=o.dtype, name='hidden')
       x = self.activation(dense(outputs['features']))
       outputs |= {'hidden': x, 'features': x}
     return outputs

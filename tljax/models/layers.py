@@ -4,12 +4,12 @@ import functools
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from tljax.models.base import Options
 from tljax.models.convolution import Conv
 from tljax.models.norms import BatchNorm, LayerNorm
+from tljax.models.products import Dense
 
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -84,29 +84,15 @@ def dense(
   name: str,
   bias: bool = True,
   kernel_init: Callable = nn.initializers.lecun_normal(),
-) -> nn.Dense:
+) -> Dense:
   """A dense layer of the last axis, of any number of axes."""
-  return nn.Dense(
+  return Dense(
     features,
     bias,
     dtype=options.dtype,
     kernel_init=kernel_init,
-    dot_general=product,
     name=name,
   )
-
-
-def product(x: jax.Array, kernel: jax.Array, _=None, **options) -> jax.Array:
-  """The product of (..., D) and (D, K) as one of two matrices.
-
-  Of more axes than two, XLA's CPU backend would make the kernel's gradient from a
-  transposed copy, whose every number is computed anew from what x came from. A step of
-  LoRA on a ViT took 1.6 times as long so. A dense layer's `dot_general`, whose
-  dimension numbers say what is known.
-  """
-  rows = x.reshape(-1, x.shape[-1])
-  y = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
-  return y.reshape(*x.shape[:-1], -1)
 
 
 class SqueezeExcite(nn.Module):
@@ -119,7 +105,7 @@ class SqueezeExcite(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    dense = functools.partial(nn.Dense, dtype=self.options.dtype)
+    dense = functools.partial(Dense, dtype=self.options.dtype)
     scale = jnp.mean(x, (1, 2))
     scale = self.activation(dense(self.reduced, name='reduce')(scale))
     scale = self.gate(dense(x.shape[-1], name='expand')(scale))

@@ -9,6 +9,7 @@ from tljax.models.convolution import Conv
 from tljax.models.layers import batch_norm
 from tljax.models.layouts import TORCH, Layout, Module, Tensor, flattened
 from tljax.models.pooling import max_pool
+from tljax.models.products import Dense
 
 SPECS = {
   'lenet': Spec(
@@ -79,7 +80,7 @@ class Hidden(nn.Module):
   @nn.compact
   def __call__(self, x, train):
     x = x.reshape(x.shape[0], -1)
-    x = nn.Dense(self.width, dtype=self.options.dtype, name='dense')(x)
+    x = Dense(self.width, dtype=self.options.dtype, name='dense')(x)
     if self.has_norm:
       x = batch_norm(self.options, train, 'norm')(x)
     return nn.Dropout(0.5)(nn.relu(x), deterministic=not train)

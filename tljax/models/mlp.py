@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from tljax.models.base import Classifier, Linear, Spec
+from tljax.models.products import Dense
 
 
 class MLP(nn.Module):
@@ -19,7 +20,7 @@ class MLP(nn.Module):
     outputs = {}
     for i, width in enumerate(self.widths):
       name = f'stage{i + 1}'
-      outputs[name] = x = nn.relu(nn.Dense(width, name=name)(x))
+      outputs[name] = x = nn.relu(Dense(width, name=name)(x))
     return {**outputs, 'features': x}
 
 

@@ -1,11 +1,56 @@
 """Sums of products, and what they are kept in."""
 
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 
-def outer(x: jax.Array, grad: jax.Array) -> jax.Array:
+def product(
+  x: jax.Array, kernel: jax.Array, _=None, precision: lax.PrecisionLike = None
+) -> jax.Array:
+  """The product of (..., D) and (D, K) as one of two matrices.
+
+  Of more axes than two, XLA's CPU backend would make the kernel's gradient from a
+  transposed copy, whose every number is computed anew from what x came from. A step of
+  LoRA on a ViT took 1.6 times as long so. Where several products are one by `vmap`,
+  autodiff's gradient of the kernels is transposed too; `outer` has it as they lie. A
+  dense layer's `dot_general`, whose dimension numbers say what is known.
+  """
+  y = _product(x.reshape(-1, x.shape[-1]), kernel, precision)
+  return y.reshape(*x.shape[:-1], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(rows, kernel, precision):
+  return lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), precision)
+
+
+def _forward(rows, kernel, precision):
+  return _product(rows, kernel, precision), (rows, kernel)
+
+
+def _backward(precision, residuals, grad):
+  rows, kernel = residuals
+  back = lax.dot_general(grad, kernel, (((1,), (1,)), ((), ())), precision)
+  return back, outer(rows, grad, precision).astype(kernel.dtype)
+
+
+_product.defvjp(_forward, _backward)
+
+
+class Dense(nn.Dense):
+  """flax's dense layer by `product`."""
+
+  dot_general: Callable = product
+
+
+def outer(
+  x: jax.Array, grad: jax.Array, precision: lax.PrecisionLike = None
+) -> jax.Array:
   """Sums the outer products of all rows: (..., C) and (..., K) to (C, K).
 
   Written so, not as autodiff has it, XLA copies neither into another layout.
@@ -14,6 +59,7 @@ def outer(x: jax.Array, grad: jax.Array) -> jax.Array:
     x.reshape(-1, x.shape[-1]),
     grad.reshape(-1, grad.shape[-1]),
     (((0,), (0,)), ((), ())),
+    precision,
     preferred_element_type=wide(grad.dtype),
   )
 
