@@ -10,11 +10,13 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
 
-from experiments import cli, results, settings
+from experiments import cli, results, settings, tasks
 from tljax.data import batches
 from tljax.data.dataset import Dataset, judging_split
 from tljax.method import Method
+from tljax.models import mlp
 from tljax.train import Plan, compare
 
 
@@ -31,12 +33,16 @@ class Flags(settings.Flags):
   strength: float | None = None
   """Peak of its ramp; else the method's own."""
 
-  def methods(self, count: int, steps: int, *sources: Dataset) -> dict[str, Method]:
-    """By strategy, what is trained: of `count` classes, or targets of a regression."""
-    model, loss = self.build_model(count), None
-    if sources:
-      model, loss = cli.of_examples(model, *sources)
-    options = {'task_loss': loss, 'domains': len(self.source)}
+  def methods(
+    self, task: tasks.Task, steps: int, *sources: Dataset
+  ) -> dict[str, Method]:
+    """By strategy, what is trained: of rows of features, not images, a small MLP."""
+    model = self.build_model(task.outputs)
+    if sources and sources[0].images.ndim == 2:
+      rows = np.concatenate([source.images for source in sources])
+      model = mlp.of_rows(rows, task.outputs)
+    model = task.fit(model)
+    options = {'task_loss': task.loss, 'domains': len(self.source)}
     names = (*self.baselines, self.method)
     return self.adaptation(names, model, steps, self.strength, **options)
 
@@ -48,9 +54,8 @@ def adapt(flags: Flags) -> None:
   steps = max(
     batches.steps_for(source, flags.epochs, flags.batch_size) for source in sources
   )
-  classes = sources[0].classes
-  count = len(classes) or sources[0].labels[:1].size
-  methods = flags.methods(count, steps, *sources)
+  task = tasks.of(*sources)
+  methods = flags.methods(task, steps, *sources)
   variables = flags.load_backbone()
   plans = {}
   for seed in flags.seed_range():
@@ -62,19 +67,15 @@ def adapt(flags: Flags) -> None:
   plan = list(plans[flags.seed].values())[-1]
   jax.eval_shape(plan.method.init, jax.random.key(0), plan.start, plan.batches(0))
   prints = [dataset.fingerprint() for dataset in (*sources, target['train'])]
-  run = flags.open_run(fingerprint=prints, class_names=classes)
+  run = flags.open_run(fingerprint=prints, **task._asdict())
   # By no label of the target: those of its validation split only draw a curve.
   options = flags.machine.options() | {'best': 'validation_infomax'}
   trials = compare(plans, steps, target, run, **options)
   title = f'From {" and ".join(flags.source)} to {flags.target}'
   text = flags.describe(target, steps)
-  if classes:
-    scores = functools.partial(flags.scores, target=target)
-    page = results.conclude(run, trials, title, text, scores=scores)
-  else:
-    labels = judging_split(target).labels
-    page = results.conclude_regression(run, trials, labels, title, text)
-  page.save()
+  scores = functools.partial(flags.scores, target=target)
+  judged = judging_split(target)
+  results.conclude(run, trials, judged, title, text, scores=scores).save()
 
 
 if __name__ == '__main__':

@@ -13,12 +13,11 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import numpy as np
 import optax
 import tyro
 
 from experiments.machine import Machine
-from tljax import data, losses, models, weights
+from tljax import data, models, weights
 from tljax.data import augment, batches, randaugment
 from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
@@ -26,8 +25,6 @@ from tljax.errors import InputError, Preempted
 from tljax.finetuning.co_tuning import learn_relationship
 from tljax.inference import in_batches
 from tljax.method import Variables
-from tljax.models import mlp
-from tljax.models.base import Rescaled
 from tljax.run import Run
 
 Augment = Literal['none', 'flip', 'invert_contrast', 'crop', 'randaugment']
@@ -117,7 +114,9 @@ class ModelFlags(Flags):
       skip_corrupt=self.skip_corrupt,
     )
     if splits['train'].is_multi_label and not multi_label:
-      raise InputError(f'{spec}: has examples of several classes; use extract')
+      raise InputError(
+        f'{spec}: has examples of several classes; finetune and extract take them'
+      )
     return splits
 
   def transform(self) -> data.Transform:
@@ -180,7 +179,8 @@ class ModelFlags(Flags):
     """Says what the figures are, for the report page."""
     judged = 'test' if 'test' in splits else 'validation'
     count, classes = len(splits[judged]), len(splits[judged].classes)
-    what = f'Accuracy on {count} {judged} images of {classes} classes'
+    figure = 'Average precision' if splits[judged].is_multi_label else 'Accuracy'
+    what = f'{figure} on {count} {judged} images of {classes} classes'
     model = 'MLP' if splits[judged].images.ndim == 2 else self.model
     if not classes:
       what = f'Errors on {count} {judged} examples'
@@ -226,32 +226,6 @@ class TrainingFlags(ModelFlags):
   def crops(self) -> bool:
     """Whether the augmentation begins with a random resized crop."""
     return self.augment in ('crop', 'randaugment')
-
-
-def of_examples(
-  model: models.Classifier, *sets: Dataset
-) -> tuple[models.Classifier, Callable | None]:
-  """Fits a model to what the training sets' examples are.
-
-  Of rows of features, not images, it is a small MLP in the model's place. Of targets of
-  a regression, the model predicts them in their unit, and the loss is the mean squared
-  error in units of their deviation; of classes no loss is returned.
-  """
-  images, labels = sets[0].images, np.concatenate([s.labels for s in sets])
-  if images.ndim == 2:
-    rows = np.concatenate([s.images for s in sets])
-    model = mlp.of_rows(rows, model.head.num_classes)
-  if sets[0].classes:
-    return model, None
-  targets = labels.reshape(len(labels), -1)
-  mean, std = targets.mean(0), np.maximum(targets.std(0), 1e-6)
-  head = Rescaled(model.head, tuple(mean.tolist()), tuple(std.tolist()))
-
-  def task_loss(outputs, labels):
-    labels = labels.reshape(outputs.shape)
-    return losses.squared_error(outputs / std[None], labels / std[None])
-
-  return model.clone(head=head), task_loss
 
 
 def main(job: Callable[[Flags], None], flags: type[Flags]) -> None:

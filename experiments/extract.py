@@ -85,14 +85,7 @@ def extract(flags: Flags) -> None:
     f'{len(parts[name])} {name} images.'
   )
   facts = {'title': flags.data, 'text': text, 'settings': settings[best]}
-  trials, labels = {flags.head: trials}, parts[name].labels
-  if training.is_multi_label:
-    page = results.conclude_multi_label(run, trials, labels, **facts)
-  elif training.classes:
-    page = results.conclude(run, trials, **facts)
-  else:
-    page = results.conclude_regression(run, trials, labels, **facts)
-  page.save()
+  results.conclude(run, {flags.head: trials}, parts[name], **facts).save()
 
 
 if __name__ == '__main__':

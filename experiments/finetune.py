@@ -10,10 +10,10 @@ from typing import Literal
 
 import optax
 
-from experiments import cli, results
+from experiments import cli, results, tasks
 from tljax import discovery, finetuning, models, optimizers
 from tljax.data import augment, batches
-from tljax.data.dataset import Dataset
+from tljax.data.dataset import Dataset, judging_split
 from tljax.finetuning import labels, summary
 from tljax.method import Method
 from tljax.train import Plan, compare
@@ -58,38 +58,41 @@ class Flags(cli.TrainingFlags):
       optimizers.backbone_rate(self.backbone_rate),
     )
 
-  def methods(self, num_classes: int, steps: int, *sets: Dataset) -> dict[str, Method]:
+  def methods(self, task: tasks.Task, steps: int, *sets: Dataset) -> dict[str, Method]:
     """By strategy, what is trained, given the training and the validation split."""
     known = finetuning.defaults(self.method)
     given = discovery.parse_options(self.options, known)
-    model = self.build_model(num_classes)
+    model = task.fit(self.build_model(task.outputs))
     optimizer = self.optimizer(steps, model.spec)
     if self.freeze:
       model, optimizer = labels.freeze(model, optimizer, *self.freeze)
     plain = 'fine_tuning' if self.weights else 'scratch'
-    options = self.load_source(known, *sets) | given
-    method = finetuning.create(self.method, model, optimizer, **options)
+    options = task.loss_option(self.method, known) | self.load_source(known, *sets)
+    method = finetuning.create(self.method, model, optimizer, **options, **given)
     return {plain if self.method == 'plain' else discovery.label(self.method): method}
 
 
 def finetune(flags: Flags) -> None:
-  splits = flags.load_data(flags.data)
+  splits = flags.load_data(flags.data, multi_label=True)
   training, mix = splits['train'], MIXES.get(flags.mix)
-  few, count = flags.few(training), len(training.classes)
+  few, task = flags.few(training), tasks.of(training)
+  if mix:
+    task.check_one_class(f'--mix {flags.mix}')
   steps = batches.steps_for(few[flags.seed], flags.epochs, flags.batch_size)
   variables, methods, plans = flags.load_backbone(), None, {}
   for seed, examples in few.items():
     if methods is None or 'relationship' in finetuning.defaults(flags.method):
-      methods = flags.methods(count, steps, examples, splits['validation'])
-    stream = flags.stream(examples, seed, mix=mix and mix(count))
+      methods = flags.methods(task, steps, examples, splits['validation'])
+    stream = flags.stream(examples, seed, mix=mix and mix(task.outputs))
     plans[seed] = {k: Plan(method, stream, variables) for k, method in methods.items()}
   if flags.dry_run:
-    optimizer = flags.optimizer(steps, flags.build_model(count).spec)
+    optimizer = flags.optimizer(steps, flags.build_model(task.outputs).spec)
     return summary.show(*methods.values(), optimizer, variables, stream(0))
-  run = flags.open_run(fingerprint=training.fingerprint(), class_names=training.classes)
-  options = flags.machine.options() | {'best': 'validation_accuracy'}
+  run = flags.open_run(fingerprint=training.fingerprint(), **task._asdict())
+  options = flags.machine.options() | {'best': task.figure}
   trials = compare(plans, steps, splits, run, **options)
-  results.conclude(run, trials, flags.data, flags.describe(splits, steps)).save()
+  text, judged = flags.describe(splits, steps), judging_split(splits)
+  results.conclude(run, trials, judged, flags.data, text).save()
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ import pathlib
 
 import optax
 
-from experiments import cli, results
+from experiments import cli, results, tasks
 from tljax import data, models
 from tljax.adaptation import adversarial, dann
 from tljax.data import augment, batches, digits
@@ -41,9 +41,9 @@ class Flags(cli.Flags):
     """Returns the network of all strategies."""
     return models.create('cnn', num_classes)
 
-  def methods(self, num_classes: int, steps: int) -> dict[str, Method]:
+  def methods(self, task: tasks.Task, steps: int) -> dict[str, Method]:
     """By strategy, what is trained."""
-    model = self.build_model(num_classes)
+    model = self.build_model(task.outputs)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
     head_only = labels.freeze(model, optimizer, 'backbone/.*')
     supervised = ('source_only', 'scratch', 'fine_tuning', 'oracle')
@@ -57,7 +57,8 @@ class Flags(cli.Flags):
 def quickstart(flags: Flags) -> None:
   source, target = (data.load(name, flags.transform()) for name in digits.NAMES)
   steps = batches.steps_for(source['train'], flags.epochs, flags.batch_size)
-  methods = flags.methods(10, steps)
+  task = tasks.of(source['train'])
+  methods = flags.methods(task, steps)
   plans = {}
   for seed in flags.seed_range():
     few = target['train'].shots(SHOTS, seed)
@@ -74,11 +75,11 @@ def quickstart(flags: Flags) -> None:
       'oracle': (on_target,),
     }
     plans[seed] = {name: Plan(methods[name], *feed) for name, feed in feeds.items()}
-  run = flags.open_run(class_names=source['train'].classes)
+  run = flags.open_run(**task._asdict())
   trials = compare(plans, steps, target, run, **flags.machine.options())
 
   shown = {'digits': source['test'], 'digits-m': target['test']}
-  model, features = flags.build_model(10), {}
+  model, features = flags.build_model(task.outputs), {}
   for name in ('source_only', 'dann'):
     variables = trials[name][0].state.variables
     features[name] = {k: extract(model, variables, s.images) for k, s in shown.items()}
@@ -87,7 +88,7 @@ def quickstart(flags: Flags) -> None:
     f'steps of {flags.batch_size} images. Few labels: {SHOTS} per class. Unsupervised: '
     'source only and dann. The oracle has all target labels.'
   )
-  page = results.conclude(run, trials, 'From digits to digits-m', text)
+  page = results.conclude(run, trials, target['test'], 'From digits to digits-m', text)
   page.domains(shown, features)
   page.confusion('dann', target['test'], trials['dann'][0].logits.argmax(-1))
   page.save()

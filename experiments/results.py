@@ -8,6 +8,7 @@ import numpy as np
 from etils import epy
 
 from tljax import report
+from tljax.data.dataset import Dataset
 from tljax.measures import scores
 from tljax.run import Run
 from tljax.train import Trial
@@ -19,6 +20,7 @@ with epy.lazy_imports():  # it is slow to import
 def conclude(
   run: Run,
   trials: Mapping[str, Sequence[Trial]],
+  judged: Dataset,
   title: str,
   text: str,
   scores: Callable[[Trial], Mapping[str, float]] = lambda trial: {},
@@ -29,11 +31,19 @@ def conclude(
   Args:
     run: the run's folder.
     trials: by strategy, a trial a seed.
+    judged: what the trials were judged on. Where examples may have several classes the
+      figures are the mean average precision, both means of F1, and how many are all
+      right; of a regression R squared, the mean over targets, and the mean absolute
+      error, in the targets' unit; else the accuracy.
     title: of the page and the table.
     text: one paragraph that says what the figures are.
     scores: those of a trial beside its accuracy.
     **facts: join result.json.
   """
+  if judged.is_multi_label:
+    return _conclude_multi_label(run, trials, judged.labels, title, text, **facts)
+  if not judged.classes:
+    return _conclude_regression(run, trials, judged.labels, title, text, **facts)
   strategies = {}
   for name, seeds in trials.items():
     found = [{'seconds': t.seconds, **scores(t)} for t in seeds]
@@ -57,14 +67,7 @@ def conclude(
   return page
 
 
-def conclude_regression(
-  run: Run, trials: Mapping[str, Sequence[Trial]], targets: np.ndarray, *about, **facts
-) -> report.Page:
-  """As `conclude`, of trials that predict targets (N,) or (N, T).
-
-  It reports the mean absolute error, in the targets' unit, and R squared, the mean
-  over targets.
-  """
+def _conclude_regression(run, trials, targets, *about, **facts):
   measure = functools.partial(scores.regression, targets=targets)
   page = _conclude_by(run, trials, measure, ('r2', 'mae'), *about, **facts)
   for name, seeds in trials.items():
@@ -74,13 +77,7 @@ def conclude_regression(
   return page
 
 
-def conclude_multi_label(
-  run: Run, trials: Mapping[str, Sequence[Trial]], labels: np.ndarray, *about, **facts
-) -> report.Page:
-  """As `conclude`, of trials whose examples have any number of classes, (N, K) bool.
-
-  It reports the mean average precision, both means of F1, and how many are all right.
-  """
+def _conclude_multi_label(run, trials, labels, *about, **facts):
   measure = functools.partial(scores.multi_label, labels=labels)
   metrics = ('mean_average_precision', 'macro_f1', 'micro_f1', 'exact')
   return _conclude_by(run, trials, measure, metrics, *about, **facts)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments import tasks
 from tljax import models, report, weights
 from tljax.data.augment import to_float
 from tljax.data.dataset import Dataset
@@ -103,7 +104,7 @@ def of_predictions(flags, training):
 def _costs(flags, training, backbone):
   count = len(training.classes)
   one = dataclasses.replace(flags, batch_size=min(flags.batch_size, len(training)))
-  (method,) = one.methods(count, 1).values()
+  (method,) = one.methods(tasks.of(training), 1).values()
   batch = one.stream(training, 0)(0)
   state = method.init(jax.random.key(0), backbone, batch)
   step = summary.compiled_step(method, state, batch)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import tasks
 from tljax import sharding
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform
@@ -102,8 +103,8 @@ def load(
   if '.py' in config.get('method', ''):  # not run: the folder may be a stranger's
     raise InputError(f'{folder}: its method is a file of its own; load it in Python')
   flags = _flags(importlib.import_module(f'experiments.{script}').Flags, folder, config)
-  classes = tuple(config['class_names'])
-  methods = flags.methods(len(classes), steps=1)
+  task = tasks.read(config)
+  methods = flags.methods(task, steps=1)
   strategy = strategy or list(methods)[-1]
   if strategy not in methods:
     known = ', '.join(methods)
@@ -111,8 +112,9 @@ def load(
   name, transform = f'{strategy}-{flags.seed}', flags.transform()
   state = _restore(Run(folder), name, methods[strategy], transform.size, best)
   predict = functools.partial(methods[strategy].predict, state)
-  stages = flags.build_model(len(classes)).spec.stages
-  return Trained(name, classes, transform, predict, stages)
+  stages = flags.build_model(task.outputs).spec.stages
+  about = transform, predict, stages, task.is_multi_label
+  return Trained(name, task.class_names, *about)
 
 
 def _logits(model, variables, images):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 
+from experiments import tasks
 from tljax.data import batches
 from tljax.data.dataset import Dataset
 from tljax.extraction import head, logistic
@@ -42,7 +43,9 @@ def judge(
   own['batch_size'] = size = min(flags.batch_size, len(training))
   one = dataclasses.replace(flags, **own)
   steps = max(flags.min_steps, batches.steps_for(training, flags.epochs, size))
-  (method,) = one.methods(count, steps, training, splits['validation']).values()
+  (method,) = one.methods(
+    tasks.of(training), steps, training, splits['validation']
+  ).values()
   stream, options = one.stream(training, seed), flags.machine.options()
   options |= {'name': name, 'every': steps}
   ended = trial(method, stream, steps, splits, seed=seed, variables=start, **options)

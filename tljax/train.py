@@ -175,7 +175,7 @@ class Trial(NamedTuple):
     state: the last state; None of what was not trained.
     records: see `fit`.
     logits: (N, K), of the examples that the trial is judged on.
-    accuracy: on them, once, at the end; of a regression nan.
+    accuracy: on them, once, at the end; nan but where an example has one class.
   """
 
   state: TrainState | None
@@ -204,7 +204,8 @@ def trial(
   """Initialises, fits and judges a method with one seed; `options` are `fit`'s.
 
   The 'validation' split gives the curves: of accuracy and, which takes no labels, of
-  InfoMax; of a regression that of R squared. The 'test' split, where there is one,
+  InfoMax; of a regression that of R squared, of several classes an example the mean
+  average precision. The 'test' split, where there is one,
   gives the final accuracy, of the last state.
   """
   mesh = mesh or sharding.data_mesh()
@@ -212,12 +213,15 @@ def trial(
 
   def evaluate(state):
     outputs, labels = logits(state, validation.images), validation.labels
-    if validation.classes:
-      return {
-        'validation_accuracy': scores.accuracy(outputs, labels),
-        'validation_infomax': validators.information(outputs),
-      }
-    return {'validation_r2': scores.regression(outputs, labels)['r2']}
+    if validation.is_multi_label:
+      name, figures = 'mean_average_precision', scores.multi_label(outputs, labels)
+      return {f'validation_{name}': figures[name]}
+    if not validation.classes:
+      return {'validation_r2': scores.regression(outputs, labels)['r2']}
+    return {
+      'validation_accuracy': scores.accuracy(outputs, labels),
+      'validation_infomax': validators.information(outputs),
+    }
 
   with _ahead(batches, 0, 1, mesh) as ahead:
     state = begin(method, jax.random.key(seed), variables, next(ahead), mesh)
@@ -233,7 +237,8 @@ def trial(
   )
   test = judging_split(splits)
   outputs = logits(state, test.images)
-  accuracy = scores.accuracy(outputs, test.labels) if test.classes else math.nan
+  has_one = test.classes and not test.is_multi_label
+  accuracy = scores.accuracy(outputs, test.labels) if has_one else math.nan
   return Trial(state, records, outputs, accuracy)
 
 

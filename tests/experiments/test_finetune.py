@@ -1,11 +1,13 @@
 """Methods of fine-tuning by name, their options, and what would train."""
 
+import json
 import re
 
 import jax
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from tljax import finetuning, models, train, weights
 from tljax.checkpoint import Checkpoints
@@ -118,3 +120,61 @@ def test_what_does_not_fit_is_one_line(launch, pets, tmp_path, flags, named):
   assert ended.status == 2 and ended.err.count('\n') == 1
   assert re.search(named, ended.err)
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.fixture
+def tables(pets):
+  """Lists of the pets: how bright each is, and its classes."""
+  rows, bright, tags = [], ['image,bright'], ['image,tags']
+  for path in sorted(pets.rglob('*.*')):
+    with Image.open(path) as image:
+      rows.append((path.relative_to(pets), np.asarray(image.convert('L')).mean()))
+  for name, mean in rows:
+    bright.append(f'{name},{mean}')
+    tags.append(f'{name},{"animal|bright" if mean > 128 else "animal"}')
+  for name, lines in (('bright', bright), ('tags', tags)):
+    (pets / f'{name}.csv').write_text('\n'.join(lines))
+  return f'csv:{pets}/bright.csv?target=bright', f'csv:{pets}/tags.csv?labels=tags'
+
+
+def judged_again(launch, run, data, out):
+  """What `evaluate` finds of the test split, by the network as the run saved it."""
+  ended = launch('evaluate', '--run', run, '--data', data, '--out', out)
+  assert ended.status == 0, ended.err
+  return json.loads((out / 'result.json').read_text())
+
+
+@pytest.mark.parametrize('method', ['plain', 'lora'])
+def test_a_regression(launch, tables, tmp_path, trials, method):
+  out, data = tmp_path / 'run', tables[0]
+  flags = ('--data', data, *CNN, '--epochs', 40, '--learning-rate', 0.01)
+  ended = launch('finetune', *flags, '--method', method, '--out', out)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  test = load_data(data, Transform(8, 8))['test']
+  (trial,) = next(iter(trials.values()))
+  error = np.abs(trial.logits[:, 0] - test.labels).mean()  # in the targets' unit
+  assert result['mae'] == pytest.approx(error, rel=1e-5) and result['r2'] > 0.8
+  assert 'validation_r2' in trial.records[-1]
+  again = judged_again(launch, out, data, tmp_path / 'again')
+  assert again['mae'] == pytest.approx(error, rel=1e-4)
+
+
+def test_several_classes_of_an_image(launch, tables, tmp_path):
+  out, data = tmp_path / 'run', tables[1]
+  flags = ('--data', data, *CNN, '--epochs', 20, '--learning-rate', 0.01)
+  ended = launch('finetune', *flags, '--out', out)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  assert result['exact'] == 1
+  again = judged_again(launch, out, data, tmp_path / 'again')
+  assert again['exact'] == 1 and list(again['classes']) == ['animal', 'bright']
+
+
+def test_what_is_for_one_class_an_image(launch, tables, tmp_path):
+  for data, has in zip(tables, ('targets of a regression', 'any number'), strict=True):
+    for flags in (('--method', 'bi_tuning'), ('--mix', 'both')):
+      ended = launch('finetune', '--data', data, *CNN, *flags, '--out', tmp_path / 'no')
+      assert ended.status == 2 and ' '.join(flags) in ended.err
+      assert f'these have {has}' in ended.err and len(ended.err.splitlines()) == 1
+  assert not (tmp_path / 'no').exists()

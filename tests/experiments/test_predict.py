@@ -188,5 +188,5 @@ def test_several_classes_of_an_image(launch, pets, squeezenet, tmp_path):
   said = [row['classes'] for row in rows]
   assert np.mean([a == b for a, b in zip(said, wanted, strict=True)]) > 0.75
   assert all(0 <= row['p(bright)'] <= 1 for row in rows)
-  ended = launch('finetune', '--data', data, *CNN, '--out', tmp_path / 'tuned')
-  assert ended.status == 2 and 'several classes; use extract' in ended.err
+  ended = launch('adapt', *('--source', data, '--target', data), '--out', run)
+  assert ended.status == 2 and 'several classes; finetune and' in ended.err

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import results
+from tljax.data.dataset import Dataset
 from tljax.run import Run
 from tljax.train import Trial
 
@@ -36,7 +37,8 @@ def test_several_classes(run, capsys):
   labels = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], bool)
   logits = np.where(labels, 1.0, -1.0)
   seeds = [Trial(None, [{'seconds': 1.0}], z, np.nan) for z in (logits, -logits)]
-  results.conclude_multi_label(run, {'head': seeds}, labels, 'Title', 'Text.').save()
+  judged = Dataset(np.zeros((4, 1)), labels, ('a', 'b'))
+  results.conclude(run, {'head': seeds}, judged, 'Title', 'Text.').save()
   found = json.loads((run.folder / 'result.json').read_text())
   assert found['exact'] == 0.5 and found['strategies']['head']['macro_f1'] == [1, 0]
   assert '0.500 ± 0.707' in capsys.readouterr().out

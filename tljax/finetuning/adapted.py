@@ -13,6 +13,7 @@ import optax
 
 from tljax.errors import InputError
 from tljax.finetuning import labels, plain
+from tljax.finetuning.plain import Loss
 from tljax.finetuning.wrapped import WrappedModel
 from tljax.method import Method, Params, Variables
 
@@ -51,7 +52,11 @@ class Adapter(NamedTuple):
 
 
 def adapt(
-  model, optimizer: optax.GradientTransformation, adapter: Adapter, pattern: str
+  model,
+  optimizer: optax.GradientTransformation,
+  adapter: Adapter,
+  pattern: str,
+  loss: Loss | None,
 ) -> Method:
   """Builds a method that trains the adapters and the head of a frozen backbone.
 
@@ -62,9 +67,10 @@ def adapt(
     optimizer: moves the adapters and the head.
     adapter: of layers.
     pattern: regular expression of their paths, such as 'backbone/.*/qkv'.
+    loss: see `plain.method`.
   """
   adapted = AdaptedModel(model, adapter, pattern)
-  return plain.method(*labels.freeze(adapted, optimizer, 'backbone/.*'))
+  return plain.method(*labels.freeze(adapted, optimizer, 'backbone/.*'), loss=loss)
 
 
 @dataclasses.dataclass(frozen=True)

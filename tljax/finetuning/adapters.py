@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax.finetuning import adapted
+from tljax.finetuning.plain import Loss
 from tljax.method import Method
 from tljax.models.products import product
 
@@ -18,6 +19,7 @@ def method(
   *,
   width: int = 64,
   pattern: str = 'backbone/[^/]+',
+  loss: Loss | None = None,
 ) -> Method:
   """Trains the head and, after modules of the frozen backbone, x + up(relu(down(x))).
 
@@ -31,8 +33,9 @@ def method(
     pattern: regular expression of the paths of the modules, whose outputs have the
       channels last. The default has one after each stage, which is a transformer's
       block; 'backbone/.*/(proj|fc2)' are Houlsby et al.'s places, two in each block.
+    loss: see `plain.method`.
   """
-  return adapted.adapt(model, optimizer, bottleneck(width), pattern)
+  return adapted.adapt(model, optimizer, bottleneck(width), pattern, loss)
 
 
 def bottleneck(width: int) -> adapted.Adapter:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tljax.finetuning.plain import Loss
 from tljax.finetuning.regularized import regularize
 from tljax.method import Method
 
@@ -14,6 +15,7 @@ def method(
   *,
   strength: float | optax.Schedule = 1e-3,
   k: int = 1,
+  loss: Loss | None = None,
 ) -> Method:
   """Shrinks the directions in which a batch's features hardly vary.
 
@@ -24,13 +26,14 @@ def method(
     optimizer: moves all parameters.
     strength: eta, a number or a schedule of the step.
     k: number of singular values that are shrunk.
+    loss: see `plain.method`.
   """
 
   def penalty(params, outputs, memory, batch):
     del params, memory, batch
     return spectral_shrinkage(outputs['features'], k)
 
-  return regularize(model, optimizer, penalty, strength=strength)
+  return regularize(model, optimizer, penalty, strength=strength, loss=loss)
 
 
 def spectral_shrinkage(features: jax.Array, k: int = 1) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax import losses
+from tljax.finetuning.plain import Loss
 from tljax.finetuning.regularized import regularize
 from tljax.method import Batch, Method, Variables
 
@@ -21,6 +22,7 @@ def method(
   head_decay: float = 0.01,
   endpoints: Sequence[str] | None = None,
   attention: Mapping[str, jax.Array] | None = None,
+  loss: Loss | None = None,
 ) -> Method:
   """Pulls the feature maps, channel by channel, to those of the pretrained network.
 
@@ -34,6 +36,7 @@ def method(
     head_decay: of half the squared norm of all but the backbone.
     endpoints: whose maps are compared; by default all stages of the model.
     attention: from `channel_attention`; without it all channels weigh the same.
+    loss: see `plain.method`.
   """
   names = endpoints or model.spec.stages
 
@@ -51,6 +54,7 @@ def method(
     penalty,
     strength=strength,
     head_decay=head_decay,
+    loss=loss,
     remember=lambda state: state.variables,
   )
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax.finetuning import adapted
+from tljax.finetuning.plain import Loss
 from tljax.method import Method, Variables
 
 
@@ -13,6 +14,7 @@ def method(
   optimizer: optax.GradientTransformation,
   *,
   pattern: str = 'backbone/(?!embed/).*',
+  loss: Loss | None = None,
 ) -> Method:
   """Trains the head and vectors that scale keys, values and hidden activations.
 
@@ -26,8 +28,9 @@ def method(
     optimizer: moves the vectors and the head.
     pattern: regular expression of the paths of layers; those of these kinds that match
       are adapted.
+    loss: see `plain.method`.
   """
-  return adapted.adapt(model, optimizer, RESCALING, pattern)
+  return adapted.adapt(model, optimizer, RESCALING, pattern, loss)
 
 
 def merge(variables: Variables) -> Variables:

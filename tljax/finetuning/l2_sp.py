@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tljax.finetuning.plain import Loss
 from tljax.finetuning.regularized import regularize
 from tljax.method import Method, Params
 
@@ -14,6 +15,7 @@ def method(
   *,
   strength: float | optax.Schedule = 0.01,
   head_decay: float = 0.01,
+  loss: Loss | None = None,
 ) -> Method:
   """Pulls the backbone to the pretrained weights and all else to zero.
 
@@ -26,6 +28,7 @@ def method(
     strength: alpha, a number or a schedule of the step. The paper chooses it by
       validation; both defaults are the published library's.
     head_decay: beta, of what has no pretrained weights.
+    loss: see `plain.method`.
   """
 
   def penalty(params, outputs, start, batch):
@@ -38,6 +41,7 @@ def method(
     penalty,
     strength=strength,
     head_decay=head_decay,
+    loss=loss,
     remember=lambda state: state.params['backbone'],
   )
 

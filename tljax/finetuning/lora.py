@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax.finetuning import adapted
+from tljax.finetuning.plain import Loss
 from tljax.method import Method, Variables
 from tljax.models.products import product
 
@@ -15,6 +16,7 @@ def method(
   *,
   rank: int = 8,
   pattern: str = 'backbone/.*',
+  loss: Loss | None = None,
 ) -> Method:
   """Trains the head and, beside each kernel W of the frozen backbone, a product AB.
 
@@ -28,8 +30,9 @@ def method(
     rank: r, the columns of A.
     pattern: regular expression of the paths of layers, such as 'backbone/.*/qkv'; the
       dense ones and ungrouped convolutions that match are adapted.
+    loss: see `plain.method`.
   """
-  return adapted.adapt(model, optimizer, low_rank(rank), pattern)
+  return adapted.adapt(model, optimizer, low_rank(rank), pattern, loss)
 
 
 def merge(variables: Variables) -> Variables:

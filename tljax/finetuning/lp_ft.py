@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax.finetuning import labels, plain
+from tljax.finetuning.plain import Loss
 from tljax.method import Method, new_state, predict_with
 
 
@@ -16,6 +17,7 @@ def method(
   *,
   probe_steps: int = 10,
   probe_optimizer: optax.GradientTransformation | None = None,
+  loss: Loss | None = None,
 ) -> Method:
   """Trains the head on the frozen backbone first, so that tuning distorts it less.
 
@@ -31,9 +33,11 @@ def method(
       trying out.
     probe_optimizer: moves the head in the probing; by default `optimizer` does. A
       probe takes larger rates than tuning.
+    loss: see `plain.method`.
   """
   probe_parts = labels.freeze(model, probe_optimizer or optimizer, 'backbone/.*')
-  probe, tune = plain.method(*probe_parts), plain.method(model, optimizer)
+  probe = plain.method(*probe_parts, loss=loss)
+  tune = plain.method(model, optimizer, loss=loss)
 
   def init(key, variables, batch):
     state = new_state(key, model, optimizer, batch['image'], variables)

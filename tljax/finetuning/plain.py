@@ -15,13 +15,16 @@ from tljax.method import (
   predict_with,
 )
 
+# (logits, labels) -> ()
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 def method(
   model,
   optimizer: optax.GradientTransformation,
   *,
   label_smoothing: float = 0.0,
-  loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+  loss: Loss | None = None,
 ) -> Method:
   """Minimises the cross-entropy of labelled images, or another loss.
 
@@ -44,19 +47,26 @@ def method(
   return Method(init, step, predict_with(model))
 
 
-def loss_of(
-  model,
-  label_smoothing: float = 0.0,
-  loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-) -> LossFn:
+def loss_of(model, label_smoothing: float = 0.0, loss: Loss | None = None) -> LossFn:
   """Returns the loss of a training pass, for `gradient_step`; see `method`."""
 
   def loss_fn(params, state, batch, rng):
     outputs, model_state = apply_train(model, params, state, batch['image'], rng)
     logits, labels = outputs['logits'], batch['label']
-    if loss is not None:
-      return loss(logits, labels), (model_state, {})
-    value = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return value, (model_state, {'accuracy': losses.accuracy(logits, labels)})
+    value, metrics = judge(logits, labels, loss, label_smoothing)
+    return value, (model_state, metrics)
 
   return loss_fn
+
+
+def judge(
+  logits: jax.Array,
+  labels: jax.Array,
+  loss: Loss | None = None,
+  label_smoothing: float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the loss and metrics: of the cross-entropy, its default, the accuracy."""
+  if loss is not None:
+    return loss(logits, labels), {}
+  value = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+  return value, {'accuracy': losses.accuracy(logits, labels)}

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax import losses
+from tljax.finetuning import plain
+from tljax.finetuning.plain import Loss
 from tljax.method import (
   Batch,
   Method,
@@ -30,6 +31,7 @@ def regularize(
   head_decay: float = 0.0,
   remember: Callable[[TrainState], Any] = lambda state: (),
   init_params: Callable[[jax.Array, Outputs], Params] | None = None,
+  loss: Loss | None = None,
 ) -> Method:
   """Builds a method that minimises cross-entropy + strength x penalty.
 
@@ -46,6 +48,7 @@ def regularize(
     remember: `state -> memory`, of the state before the first step, which holds the
       pretrained variables. It is copied.
     init_params: see `new_state`.
+    loss: in place of the cross-entropy; see `plain.method`.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
@@ -58,17 +61,13 @@ def regularize(
   def loss_fn(params, state, batch, rng):
     outputs, model_state = apply_train(model, params, state, batch['image'], rng)
     logits, labels = outputs['logits'], batch['label']
-    task = losses.cross_entropy(logits, labels)
+    task, metrics = plain.judge(logits, labels, loss)
     weight = jnp.asarray(schedule(state.step), jnp.float32)
     penalized = weight * penalty(params, outputs, state.memory, batch)
     if head_decay:
       head = {part: tree for part, tree in params.items() if part != 'backbone'}
       penalized += head_decay / 2 * optax.tree.norm(head, squared=True)
-    metrics = {
-      'accuracy': losses.accuracy(logits, labels),
-      'task_loss': task,
-      'penalty': penalized,
-    }
+    metrics |= {'task_loss': task, 'penalty': penalized}
     return task + penalized, (model_state, metrics)
 
   return Method(init, gradient_step(loss_fn, optimizer), predict_with(model))

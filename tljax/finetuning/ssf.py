@@ -5,13 +5,18 @@ import jax.numpy as jnp
 import optax
 
 from tljax.finetuning import adapted
+from tljax.finetuning.plain import Loss
 from tljax.method import Method, Variables
 
 _LAYERS = (nn.Dense, nn.Conv, nn.LayerNorm, nn.BatchNorm, nn.GroupNorm)
 
 
 def method(
-  model, optimizer: optax.GradientTransformation, *, pattern: str = 'backbone/.*'
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  pattern: str = 'backbone/.*',
+  loss: Loss | None = None,
 ) -> Method:
   """Trains the head and, after each layer of the frozen backbone, y = gamma x + beta.
 
@@ -24,8 +29,9 @@ def method(
     optimizer: moves gamma, beta and the head.
     pattern: regular expression of the paths of layers; the dense ones, convolutions
       and norms that match are adapted.
+    loss: see `plain.method`.
   """
-  return adapted.adapt(model, optimizer, SCALE_AND_SHIFT, pattern)
+  return adapted.adapt(model, optimizer, SCALE_AND_SHIFT, pattern, loss)
 
 
 def merge(variables: Variables) -> Variables:

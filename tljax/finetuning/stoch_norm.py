@@ -9,12 +9,17 @@ import optax
 
 from tljax.errors import InputError
 from tljax.finetuning import plain
+from tljax.finetuning.plain import Loss
 from tljax.finetuning.wrapped import WrappedModel
 from tljax.method import Method
 
 
 def method(
-  model, optimizer: optax.GradientTransformation, *, probability: float = 0.5
+  model,
+  optimizer: optax.GradientTransformation,
+  *,
+  probability: float = 0.5,
+  loss: Loss | None = None,
 ) -> Method:
   """Normalises each channel by the batch's statistics or the moving ones, at random.
 
@@ -25,8 +30,9 @@ def method(
     model: outputs by endpoint, among them 'logits'; with batch norm.
     optimizer: moves all parameters.
     probability: p of the batch's statistics; at 1 this is plain fine-tuning.
+    loss: see `plain.method`.
   """
-  return plain.method(StochasticNormModel(model, probability), optimizer)
+  return plain.method(StochasticNormModel(model, probability), optimizer, loss=loss)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import optax
 
 from tljax.errors import InputError
 from tljax.finetuning import labels, plain
+from tljax.finetuning.plain import Loss
 from tljax.finetuning.wrapped import WrappedModel
 from tljax.method import Method
 
@@ -22,6 +23,7 @@ def method(
   tokens: int = 10,
   deep: bool = False,
   frame: float = 30 / 224,
+  loss: Loss | None = None,
 ) -> Method:
   """Trains the head and a prompt at the input of the frozen backbone.
 
@@ -36,9 +38,10 @@ def method(
     tokens: P, for a transformer.
     deep: each block has tokens of its own.
     frame: width, as a share of the image's height; the default is Bahng et al.'s.
+    loss: see `plain.method`.
   """
   prompted = PromptedModel(model, tokens, deep, frame)
-  return plain.method(*labels.freeze(prompted, optimizer, 'backbone/.*'))
+  return plain.method(*labels.freeze(prompted, optimizer, 'backbone/.*'), loss=loss)
 
 
 @dataclasses.dataclass(frozen=True)
