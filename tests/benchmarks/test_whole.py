@@ -56,7 +56,7 @@ def test_photographs_are_read(case, monkeypatch, tmp_path):
 
 
 def tiny():
-  images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.int32([0, 1, 2, 0])
+  images, labels = np.zeros((16, 32, 32, 3), np.uint8), np.int32([0, 1, 2, 0] * 4)
   return Dataset(images, labels, ('a', 'b', 'c'))
 
 
@@ -64,7 +64,7 @@ def tiny():
 @pytest.mark.keras
 def test_keras_trains_the_founding_head():
   pytest.importorskip('keras')
-  ours = founding.ours(tiny(), 2, 1)()
-  theirs = founding.theirs(tiny(), 2, 1)()
+  ours = founding.ours(tiny(), 8, 1)()
+  theirs = founding.theirs(tiny(), 8, 1)()
   shapes = sorted(leaf.shape for leaf in jax.tree.leaves(ours))
   assert shapes == sorted(leaf.shape for leaf in theirs)
