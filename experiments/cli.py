@@ -270,8 +270,8 @@ def _parse(flags):
   except SystemExit as stop:
     if stop.code in (None, 0):  # --help
       raise
-    # tyro draws a box; keep its words.
-    words = re.sub(r'[\u2500-\u257f]+', ' ', message.getvalue()).split()
+    # tyro draws a box, whose title says no more than its words do.
+    words = re.sub('╭[^╮]*╮|[─-╿]+', ' ', message.getvalue()).split()
     _exit(2, f'error: {" ".join(words)}')
 
 
