@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tljax.models.products import Dense
@@ -59,6 +60,12 @@ class Discriminator(nn.Module):
     for _ in range(2):
       x = nn.relu(Dense(self.width)(x))
     return Dense(1)(x)[..., 0]
+
+
+def discriminate(discriminator, params, *inputs: jax.Array) -> list[jax.Array]:
+  """The logits (N,) of each domain's inputs (N, D), in one pass over all."""
+  logits = discriminator.apply({'params': params}, jnp.concatenate(inputs))
+  return jnp.split(logits, np.cumsum([len(x) for x in inputs])[:-1])
 
 
 def init_discriminator(discriminator, key: jax.Array, inputs) -> dict:

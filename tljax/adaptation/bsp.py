@@ -7,6 +7,7 @@ import optax
 from tljax import losses
 from tljax.adaptation.adversarial import (
   Discriminator,
+  discriminate,
   init_discriminator,
   ramp,
   reverse_gradient,
@@ -40,17 +41,11 @@ def method(
     return init_discriminator(discriminator, key, outputs['features'])
 
   def loss(params, source, target, strength):
-    def score(outputs):
-      features = reverse_gradient(outputs['features'], strength)
-      return discriminator.apply({'params': params['discriminator']}, features)
-
-    spectral = sum(
-      jnp.square(largest_singular_value(outputs['features']))
-      for outputs in (source, target)
-    )
-    return (
-      losses.domain_cross_entropy(score(source), score(target)) + penalty * spectral
-    )
+    features = source['features'], target['features']
+    spectral = sum(jnp.square(largest_singular_value(x)) for x in features)
+    features = [reverse_gradient(x, strength) for x in features]
+    scores = discriminate(discriminator, params['discriminator'], *features)
+    return losses.domain_cross_entropy(*scores) + penalty * spectral
 
   return align(model, optimizer, loss, strength=strength, init_params=init_params)
 

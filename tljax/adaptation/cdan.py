@@ -55,18 +55,17 @@ def method(
     return parts | init_discriminator(discriminator, keys[2], joint)
 
   def loss(params, source, target, strength):
-    logits = jnp.concatenate([source['logits'], target['logits']])
+    features, logits = (
+      jnp.concatenate([source[name], target[name]]) for name in ('features', 'logits')
+    )
     weights = losses.certainty_weights(logits) if entropy else jnp.ones(len(logits))
-
-    def score(outputs):
-      predictions = jax.lax.stop_gradient(jax.nn.softmax(outputs['logits']))
-      features = reverse_gradient(outputs['features'], strength)
-      joint = multilinear_map(features, predictions, params.get('random_map'))
-      return discriminator.apply({'params': params['discriminator']}, joint)
-
+    predictions = jax.lax.stop_gradient(jax.nn.softmax(logits))
+    features = reverse_gradient(features, strength)
+    joint = multilinear_map(features, predictions, params.get('random_map'))
+    scores = discriminator.apply({'params': params['discriminator']}, joint)
     count = len(source['logits'])
     return losses.domain_cross_entropy(
-      score(source), score(target), weights[:count], weights[count:]
+      scores[:count], scores[count:], weights[:count], weights[count:]
     )
 
   return align(

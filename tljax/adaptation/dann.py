@@ -5,6 +5,7 @@ import optax
 from tljax import losses
 from tljax.adaptation.adversarial import (
   Discriminator,
+  discriminate,
   init_discriminator,
   ramp,
   reverse_gradient,
@@ -40,11 +41,9 @@ def method(
     return init_discriminator(discriminator, key, outputs['features'])
 
   def loss(params, source, target, strength):
-    def score(outputs):
-      features = reverse_gradient(outputs['features'], strength)
-      return discriminator.apply({'params': params['discriminator']}, features)
-
-    return losses.domain_cross_entropy(score(source), score(target))
+    features = [reverse_gradient(x['features'], strength) for x in (source, target)]
+    scores = discriminate(discriminator, params['discriminator'], *features)
+    return losses.domain_cross_entropy(*scores)
 
   return align(
     model,

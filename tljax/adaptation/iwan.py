@@ -7,6 +7,7 @@ import optax
 from tljax import losses
 from tljax.adaptation.adversarial import (
   Discriminator,
+  discriminate,
   init_discriminator,
   ramp,
   reverse_gradient,
@@ -51,9 +52,7 @@ def method(
     features = source['features'], target['features']
 
     def scores(name, change):
-      return [
-        discriminator.apply({'params': params[name]}, change(x)) for x in features
-      ]
+      return discriminate(discriminator, params[name], *map(change, features))
 
     first = scores('weigher', jax.lax.stop_gradient)
     second = scores('discriminator', lambda x: reverse_gradient(x, strength))

@@ -7,6 +7,7 @@ import optax
 from tljax import losses
 from tljax.adaptation.adversarial import (
   Discriminator,
+  discriminate,
   init_discriminator,
   ramp,
   reverse_gradient,
@@ -56,15 +57,13 @@ def method(
     source, target, model_state = both_domains(model, params, state, batch, rng)
     weight = jnp.asarray(schedule(state.step), jnp.float32)
 
-    def score(outputs):
-      features = reverse_gradient(outputs['features'], weight)
-      return discriminator.apply({'params': params['discriminator']}, features)
-
     weights = state.memory / jnp.max(state.memory)
     logits, labels = source['logits'], batch['source']['label']
     task = losses.cross_entropy(logits, labels, class_weights=weights)
     each = losses.probabilities(labels, len(weights)) @ weights
-    gap = losses.domain_cross_entropy(score(source), score(target), each)
+    features = [reverse_gradient(x['features'], weight) for x in (source, target)]
+    scores = discriminate(discriminator, params['discriminator'], *features)
+    gap = losses.domain_cross_entropy(*scores, each)
     metrics = {'task_loss': task, 'alignment_loss': gap, 'strength': weight}
     metrics['shares'] = jnp.mean(jax.nn.softmax(target['logits']), 0)
     return task + gap, (model_state, metrics)

@@ -4,11 +4,11 @@ XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed.
 matrix products for the kernel's positions, of strips of an image so that the slices
 stay in the processor's cache, it has most of it; and a 1x1 convolution is a matrix
 product. So is any whose windows, laid side by side, are few, such as a LeNet's: forth,
-where XLA needs eight times as long for three channels, and back. A 3x3 convolution of
-many channels, which most of a VGG's or a ResNet's time goes to, is Winograd's, and a
-depthwise one a sum of shifted products, a tenth of XLA's time. On a GPU few channels
-convolved with strides are blocks of pixels, of more channels. Elsewhere, and where
-TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
+where XLA needs eight times as long for three channels, and back, some images at a time.
+A 3x3 convolution of many channels, which most of a VGG's or a ResNet's time goes to, is
+Winograd's, and a depthwise one a sum of shifted products, a tenth of XLA's time. On a
+GPU few channels convolved with strides are blocks of pixels, of more channels.
+Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tljax.models import products, winograd
-from tljax.models.windows import between, divisor, reaching
+from tljax.models import products, tiles, winograd
+from tljax.models.windows import between, reaching
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache, and columns below which a product is slow, or
@@ -148,8 +148,13 @@ def _convolve(x, kernel, strides, padding):
   extent = _extent(x.shape, kernel.shape, strides, padding)
   if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, extent):
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    windows = jnp.concatenate(_slices(x, kernel.shape, strides, extent), -1)
-    return products.product(windows, kernel.reshape(-1, kernel.shape[3]))
+    matrix = kernel.reshape(-1, kernel.shape[3])
+
+    def convolve_some(x):
+      windows = jnp.concatenate(_slices(x, kernel.shape, strides, extent), -1)
+      return products.product(windows, matrix)
+
+    return tiles.over_images(convolve_some, x, _ROWS // math.prod(extent))
   return _convolve_by_xla(x, kernel, strides, padding)
 
 
@@ -211,13 +216,6 @@ _convolve.defvjp(_forward, _backward)
 def _image_gradient(grad, kernel, shape, strides, padding):
   """Adds up, for each position of the kernel, what the pixels that it meets get."""
   height, width, channels, features = kernel.shape
-  windows = lax.dot_general(
-    grad,
-    kernel.reshape(-1, features),
-    (((3,), (1,)), ((), ())),
-    preferred_element_type=products.wide(grad.dtype),
-  )
-  parts = jnp.split(windows, height * width, -1)
   padded = [n + sum(pads) for n, pads in zip(shape[1:3], padding, strict=True)]
 
   def place(number):
@@ -226,10 +224,20 @@ def _image_gradient(grad, kernel, shape, strides, padding):
       last = start + (grad.shape[1 + axis] - 1) * strides[axis]
       yield start, padded[axis] - last - 1, strides[axis] - 1
 
-  whole = sum(
-    lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *place(i), (0, 0, 0)])
-    for i, part in enumerate(parts)
-  )
+  def add_up(grad):
+    windows = lax.dot_general(
+      grad,
+      kernel.reshape(-1, features),
+      (((3,), (1,)), ((), ())),
+      preferred_element_type=products.wide(grad.dtype),
+    )
+    parts = enumerate(jnp.split(windows, height * width, -1))
+    zero = jnp.zeros((), windows.dtype)
+    return sum(
+      lax.pad(part, zero, [(0, 0, 0), *place(i), (0, 0, 0)]) for i, part in parts
+    )
+
+  whole = tiles.over_images(add_up, grad, _ROWS // math.prod(grad.shape[1:3]))
   (top, _), (left, _) = padding
   return whole[:, top : top + shape[1], left : left + shape[2]]
 
@@ -279,9 +287,9 @@ def _tile(shape):
   count, height, width, _ = shape
   if jax.device_count() > 1:  # all at once: a scan would gather what they share
     return count, height
-  rows = divisor(height, _ROWS // width)
+  rows = tiles.divisor(height, _ROWS // width)
   if rows == height:
-    return divisor(count, _ROWS // (height * width)), height
+    return tiles.divisor(count, _ROWS // (height * width)), height
   # A prime number of rows has no strips but those of one.
   return 1, rows if rows * width * 8 >= _ROWS else height
 

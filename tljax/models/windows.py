@@ -46,8 +46,3 @@ def between(values: jax.Array, shape: Sequence[int]) -> jax.Array:
   count, rows, high, columns, wide, channels = values.shape
   whole = values.reshape(count, rows * high, columns * wide, channels)
   return whole[:, : shape[1], : shape[2]]
-
-
-def divisor(number: int, most: int) -> int:
-  """The largest of the number's divisors up to `most`, at least 1."""
-  return max(n for n in range(1, max(1, most) + 1) if number % n == 0)

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tljax.models import tiles
 from tljax.models.products import outer
-from tljax.models.windows import between, divisor
+from tljax.models.windows import between
 
 # The names are Lavin and Gray's; a row is a sum.
 _B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
@@ -79,7 +80,8 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
     (3, 3, C, features).
   """
   channels = x.shape[3], grad.shape[3]
-  of_some, starts = _split(grad.shape, sum(channels), x.dtype)
+  some = tiles.at_once(len(x), _most(grad.shape, channels, x.dtype))
+  of_some = functools.partial(lax.dynamic_slice_in_dim, slice_size=some)
 
   def add(total, start):
     pixels = _even(of_some(x, start), padding)
@@ -88,7 +90,8 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
     pairs = zip(*sums, strict=True)
     return total + jnp.stack([outer(x, g) for x, g in pairs]), None
 
-  total, _ = lax.scan(add, jnp.zeros((16, *channels), x.dtype), starts)
+  start = jnp.zeros((16, *channels), x.dtype)
+  total, _ = lax.scan(add, start, jnp.arange(0, len(x), some))
   return _on_kernel(_G.T, total).reshape(3, 3, *channels)
 
 
@@ -98,23 +101,17 @@ def _convolve(x, kernel, padding, axis):
   height, width = (n + sum(pads) - 2 for n, pads in sides)
   shape = len(x), height, width, kernel.shape[3 - axis]
   kernels = _on_kernel(_G, kernel)
-  of_some, starts = _split(shape, sum(kernel.shape[2:]), x.dtype)
 
-  def convolve_some(results, start):
-    sums = _sums(_B, _squares(_even(of_some(x, start), padding), 4))
+  def convolve_some(x):
+    sums = _sums(_B, _squares(_even(x, padding), 4))
     dimensions = ((3,), (axis,)), ((), ())
     pairs = zip(sums, kernels, strict=True)
     products = [lax.dot_general(x, k, dimensions) for x, k in pairs]
     a, b, c, d = _sums(_A, [products[i : i + 4] for i in range(0, 16, 4)])
-    squares = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
-    return lax.dynamic_update_slice_in_dim(results, squares, start, 0), None
+    return jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
 
-  # Not zeros, of which XLA would write those of all layers first, and keep them.
-  start = jnp.full(
-    (len(x), -(-height // 2), 2, -(-width // 2), 2, shape[3]), x[0, 0, 0, 0]
-  )
-  results, _ = lax.scan(convolve_some, start, starts)
-  return between(results, shape)
+  most = _most(shape, kernel.shape[2:], x.dtype)
+  return between(tiles.over_images(convolve_some, x, most), shape)
 
 
 def _even(x, padding):
@@ -155,17 +152,7 @@ def _on_kernel(matrix, kernel):
   return (sums @ flat).reshape(-1, *kernel.shape[-2:])
 
 
-def _split(shape, channels, dtype):
-  """A function of images and a start, some of them, and all starts.
-
-  Args:
-    shape: (N, H', W', features) of the results.
-    channels: of pixels and results.
-    dtype: of both.
-  """
-  count, height, width, _ = shape
-  some = count
-  if jax.device_count() == 1:  # else all, for a loop would gather what devices share
-    some = divisor(count, _BYTES // (4 * height * width * channels * dtype.itemsize))
-  of_some = functools.partial(lax.dynamic_slice_in_dim, slice_size=some)
-  return of_some, jnp.arange(0, count, some)
+def _most(shape, channels, dtype):
+  """How many images at once, of results (N, H', W', features) and these channels."""
+  _, height, width, _ = shape
+  return _BYTES // (4 * height * width * sum(channels) * dtype.itemsize)
