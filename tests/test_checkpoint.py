@@ -66,7 +66,7 @@ def test_a_folder_of_a_bucket(monkeypatch):
 
 def test_a_path_of_a_bucket_stays_one(monkeypatch):
   seen = []
-  monkeypatch.setattr('tljax.checkpoint._Manager', lambda path, **_: seen.append(path))
+  monkeypatch.setattr('tljax.checkpoint._manager', lambda path, _: seen.append(path))
   Checkpoints('gs://bucket/run')
   Checkpoints('run')
   assert [path.as_posix() for path in seen] == ['gs://bucket/run', f'{Path.cwd()}/run']

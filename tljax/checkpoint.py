@@ -11,17 +11,20 @@ import sys
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from etils import epath
-from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+from etils import epath, epy
 
 from tljax import processes
 from tljax.errors import InputError
 
+with epy.lazy_imports():  # it is slow to import
+  import orbax.checkpoint as ocp
 
-class _Manager(ocp.CheckpointManager):
-  def reached_preemption(self, step: int) -> bool:
-    return False  # `processes.stop_requests` asks, by a count of its own
+
+def _manager(folder, options):
+  manager = ocp.CheckpointManager(folder, options=options)
+  # `processes.stop_requests` asks, by a count of its own.
+  manager.reached_preemption = lambda step: False
+  return manager
 
 
 class Checkpoints:
@@ -35,20 +38,20 @@ class Checkpoints:
 
     It keeps the last few checkpoints, and of all the one of the largest figure.
     """
-    best = policies.BestN(
+    best = ocp.checkpoint_managers.BestN(
       get_metric_fn=_figure, n=1, keep_checkpoints_without_metrics=False
     )
     options = ocp.CheckpointManagerOptions(
       best_fn=_figure,
-      preservation_policy=policies.AnyPreservationPolicy(
-        [policies.LatestN(keep), best]
+      preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
+        [ocp.checkpoint_managers.LatestN(keep), best]
       ),
       cleanup_tmp_directories=True,
     )
     folder = epath.Path(folder)
     # A bucket's path is absolute; `absolute` would take it for one of the disk.
     self._folder = folder if folder.is_absolute() else folder.absolute()
-    self._manager = _Manager(self._folder, options=options)
+    self._manager = _manager(self._folder, options)
 
   def latest_step(self) -> int | None:
     """Step of the newest whole checkpoint; None where there is none."""

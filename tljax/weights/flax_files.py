@@ -8,10 +8,13 @@ import pathlib
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+from etils import epy
 from flax import serialization
 
 from tljax.weights.lazy import Refusal, Tensors, check_size, guard, unique
+
+with epy.lazy_imports():  # it is slow to import
+  import orbax.checkpoint as ocp
 
 _METADATA = '_METADATA'  # the file by which orbax' folders are known
 _ARRAY = 1  # flax' extension of msgpack
