@@ -74,7 +74,7 @@ class Bar(NamedTuple):
 
 
 def alternate(
-  contenders: Mapping[str, Contender], rounds: int, steps: int
+  contenders: Mapping[str, Contender], rounds: int, steps: int, warm: bool = True
 ) -> dict[str, list[float]]:
   """Runs the contenders in turn.
 
@@ -82,6 +82,9 @@ def alternate(
     contenders: by name.
     rounds: turns of each.
     steps: calls in a turn, at whose end is waited.
+    warm: a turn begins with a call that is not timed. What memory a contender freed
+      while the others had their turn, a virtual machine may have given back to its
+      host, and takes a second to have again; a training never waits for that.
 
   Returns:
     By name, seconds per step of each round.
@@ -89,6 +92,9 @@ def alternate(
   seconds = {name: [] for name in contenders}
   for _ in range(rounds):
     for name, contender in contenders.items():
+      if warm:
+        contender.run()
+        contender.wait()
       began = time.perf_counter()
       for _ in range(steps):
         contender.run()
@@ -105,7 +111,7 @@ def plan(once: Mapping[str, float], seconds: float) -> tuple[int, int]:
     seconds: for all of them; slow ones take more, for three rounds.
   """
   steps = max(1, math.ceil(_TURN / min(once.values())))
-  rounds = int(seconds / (steps * sum(once.values())))
+  rounds = int(seconds / ((1 + steps) * sum(once.values())))
   return min(max(rounds, _ROUNDS[0]), _ROUNDS[1]), steps
 
 
@@ -121,10 +127,9 @@ def measure(contenders: Contenders, seconds: float, once: bool = False) -> dict:
   contenders = {k: v for k, v in contenders.items() if k not in missing}
   rounds, steps = 1, 1
   if not once:
-    alternate(contenders, 1, 1)  # caches, clocks and allocators warm up
-    warm = alternate(contenders, 1, 1)
-    rounds, steps = plan({name: s for name, (s,) in warm.items()}, seconds)
-  timed = alternate(contenders, rounds, steps)
+    found = alternate(contenders, 1, 1)
+    rounds, steps = plan({name: s for name, (s,) in found.items()}, seconds)
+  timed = alternate(contenders, rounds, steps, warm=not once)
   ours, *_ = timed.values()
   return {
     'rounds': rounds,

@@ -33,8 +33,9 @@ def clock(monkeypatch):
   return clock
 
 
+@pytest.mark.parametrize('warm', [True, False])
 @pytest.mark.parametrize(('rounds', 'steps'), [(1, 1), (3, 2), (2, 5)])
-def test_contenders_take_turns_and_each_round_is_timed(clock, rounds, steps):
+def test_contenders_take_turns_and_each_round_is_timed(clock, rounds, steps, warm):
   called, waited = [], []
 
   def contender(name, seconds):
@@ -45,11 +46,13 @@ def test_contenders_take_turns_and_each_round_is_timed(clock, rounds, steps):
     return Contender(step, wait=lambda: waited.append(len(called)))
 
   contenders = {'ours': contender('ours', 1.0), 'theirs': contender('theirs', 2.0)}
-  seconds = harness.alternate(contenders, rounds, steps)
-  assert called == (['ours'] * steps + ['theirs'] * steps) * rounds
-  assert waited == [steps * turn for turn in range(1, 2 * rounds + 1)]
+  seconds = harness.alternate(contenders, rounds, steps, warm)
+  length = warm + steps
+  assert called == (['ours'] * length + ['theirs'] * length) * rounds
+  ends = [length * turn for turn in range(1, 2 * rounds + 1)]
+  assert waited == sorted(ends + [end - steps for end in ends] * warm)
   assert list(seconds) == ['ours', 'theirs']
-  calls = 2 + np.arange(len(called)).reshape(rounds, 2, steps)
+  calls = 2 + np.arange(len(called)).reshape(rounds, 2, length)[:, :, int(warm) :]
   np.testing.assert_allclose(seconds['ours'], calls[:, 0].mean(1))
   np.testing.assert_allclose(seconds['theirs'], 2 * calls[:, 1].mean(1))
 
@@ -57,9 +60,9 @@ def test_contenders_take_turns_and_each_round_is_timed(clock, rounds, steps):
 @pytest.mark.parametrize(
   ('once', 'seconds', 'wanted'),
   [
-    ({'a': 1.0, 'b': 2.0}, 30, (10, 1)),
+    ({'a': 1.0, 'b': 2.0}, 30, (5, 1)),  # of two calls each
     ({'a': 1.0, 'b': 2.0}, 1, (3, 1)),  # slow steps have their three rounds
-    ({'a': 0.01, 'b': 0.02}, 9, (10, 30)),  # a turn of 0.3 s of the quicker
+    ({'a': 0.01, 'b': 0.02}, 9.5, (10, 30)),  # a turn of 0.3 s of the quicker
     ({'a': 0.5}, 1000, (25, 1)),
   ],
 )
@@ -76,7 +79,7 @@ def test_measured_with_ratios_and_what_is_missing(clock):
     },
     seconds=10,
   )
-  assert (figures['rounds'], figures['steps']) == (4, 1)
+  assert (figures['rounds'], figures['steps']) == (3, 1)
   assert figures['ratios']['torch'] == {'median': 1.5, 'low': 1.5, 'high': 1.5}
   assert figures['missing'] == {'torch.compile': 'no compiler'}
   ours = figures['contenders']['tljax']
