@@ -59,7 +59,8 @@ class Strategy(NamedTuple):
     learning_rate: of Adam, at the first step, along a cosine.
     backbone_rate: factor of the backbone's.
     steps: of 32 examples.
-    augment: of the training images; 'flip' is wrong where left and right differ.
+    augment: of the training images; 'flip' is wrong where left and right differ, as
+      with digits, and cost USPS two points.
     reason: two sentences.
   """
 
