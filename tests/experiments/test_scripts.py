@@ -33,6 +33,7 @@ SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   'results',
   'selection',
   'settings',
+  'tasks',
   'trained',
   'tuning',
 }
