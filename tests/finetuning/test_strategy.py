@@ -58,6 +58,7 @@ def chosen(examples, classes=4, accuracy=0.8, **options):
     (20, 0.8, 'probe'),
     (20, 0.3, 'partial'),  # frozen features do not serve
     (80, 0.8, 'partial'),
+    (80, 0.3, 'full'),  # nor here
     (800, 0.8, 'full'),
     (800, 0.3, 'full'),
   ],

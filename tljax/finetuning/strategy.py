@@ -115,10 +115,10 @@ def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:
   """Chooses a strategy, and says why.
 
   Few examples that the frozen features tell apart want no more than a linear head: to
-  tune is to overfit, and to distort them (Kumar et al., 2022). With more, or where the
-  features do not serve, the upper stages pay; with many, all of them. The limits were
-  set on the sets of the README's table. Where nothing can be held out, features are
-  taken to serve.
+  tune is to overfit, and to distort them (Kumar et al., 2022). With more the upper
+  stages pay; with many all of them. Where the features do not serve, each pays with
+  fewer examples. The limits were set on the sets of the README's table. Where nothing
+  can be held out, features are taken to serve.
 
   Args:
     evidence: see `measure`.
@@ -129,11 +129,11 @@ def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:
   skill = _SKILL if evidence.skill is None else evidence.skill
   if per_class < _FEW and skill >= _SKILL:
     best, size = 'probe', 'too few to tune a network by'
-  elif per_class < _MANY:
+  elif per_class < _FEW or (per_class < _MANY and skill >= _SKILL):
     best, size = 'partial', 'enough to tune its upper stages by'
   else:
     best, size = 'full', 'enough to tune all of it by'
-  if skill < _SKILL and best != 'full':
+  if skill < _SKILL and per_class < _MANY:
     size = 'few, but its frozen features do not serve'
   steps = int(np.clip(_PASSES * evidence.examples / _BATCH, _LEAST, _MOST))
   order = list(_COST)
