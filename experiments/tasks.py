@@ -1,9 +1,8 @@
 """What a network learns: one class an example, any number of them, or a regression."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from tljax import losses
@@ -40,7 +39,7 @@ class Task(NamedTuple):
     return 'validation_accuracy' if self.class_names else 'validation_r2'
 
   @property
-  def loss(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+  def loss(self) -> losses.Loss | None:
     """Of outputs (N, K) and labels; None where it is a method's own, of one class.
 
     Of a regression it is the mean squared error in units of the targets' deviation.

@@ -3,9 +3,14 @@
 For one by example take optax's: `softmax_cross_entropy`, `squared_error`, `huber_loss`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
+
+# (predictions, labels) -> ()
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(

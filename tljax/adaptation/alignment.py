@@ -11,6 +11,7 @@ import optax
 from tljax import losses
 from tljax.data.augment import Augment
 from tljax.errors import InputError
+from tljax.losses import Loss
 from tljax.method import (
   Batch,
   Method,
@@ -24,9 +25,6 @@ from tljax.method import (
 )
 from tljax.sharpness import sharpness_aware
 
-# (logits, labels) -> ()
-TaskLoss = Callable[[jax.Array, jax.Array], jax.Array]
-
 
 class Term(NamedTuple):
   """What `align` was given."""
@@ -37,7 +35,7 @@ class Term(NamedTuple):
   strength: optax.Schedule
   init_params: Callable | None
   augment: Augment | None
-  task_loss: TaskLoss
+  task_loss: Loss
   radius: float
 
 
@@ -55,7 +53,7 @@ def align(
   strength: float | optax.Schedule = 1.0,
   init_params: Callable | None = None,
   augment: Augment | None = None,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
   radius: float = 0.0,
 ) -> Aligned:
   """Builds a method that minimises source cross-entropy plus an alignment loss.

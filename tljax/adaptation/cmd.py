@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss, align
+from tljax.adaptation.alignment import align
+from tljax.losses import Loss
 from tljax.measures import shift
 from tljax.method import Method
 
@@ -15,7 +16,7 @@ def method(
   *,
   strength: float | optax.Schedule = 1.0,
   moments: int = 5,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Brings the means and central moments of the domains' features together.
 

@@ -3,7 +3,8 @@
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss, align
+from tljax.adaptation.alignment import align
+from tljax.losses import Loss
 from tljax.measures import shift
 from tljax.method import Method
 
@@ -13,7 +14,7 @@ def method(
   optimizer: optax.GradientTransformation,
   *,
   strength: float | optax.Schedule = 1.0,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Brings the covariances of the two domains' features together.
 

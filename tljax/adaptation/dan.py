@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss, align
+from tljax.adaptation.alignment import align
+from tljax.losses import Loss
 from tljax.measures import shift
 from tljax.method import Method
 
@@ -18,7 +19,7 @@ def method(
   endpoints: Sequence[str] = ('features',),
   kernel: shift.Kernel = shift.adaptive_gaussians(),
   linear: bool = False,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Brings the distributions of the two domains' features together, layer by layer.
 

@@ -10,7 +10,8 @@ from tljax.adaptation.adversarial import (
   ramp,
   reverse_gradient,
 )
-from tljax.adaptation.alignment import TaskLoss, align
+from tljax.adaptation.alignment import align
+from tljax.losses import Loss
 from tljax.method import Method
 
 
@@ -20,7 +21,7 @@ def method(
   *,
   strength: float | optax.Schedule = ramp(10_000),
   discriminator=Discriminator(),
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Trains features that a domain discriminator cannot tell apart.
 

@@ -3,7 +3,8 @@
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss, align
+from tljax.adaptation.alignment import align
+from tljax.losses import Loss
 from tljax.measures import subspaces
 from tljax.method import Method
 
@@ -16,7 +17,7 @@ def method(
   angle: float = 0.05,
   scale: float = 0.001,
   threshold: float = 0.9,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Brings the two domains' inverse Gram matrices together, which least squares uses.
 

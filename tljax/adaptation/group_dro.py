@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss
 from tljax.adaptation.sources import outputs_by_domain
+from tljax.losses import Loss
 from tljax.method import Method, gradient_step, new_state, predict_with
 
 
@@ -16,7 +16,7 @@ def method(
   *,
   rate: float = 0.01,
   domains: int = 1,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Minimises the source domains' risks by weights that grow where they are large.
 

@@ -6,8 +6,8 @@ import optax
 
 from tljax import losses
 from tljax.adaptation.adversarial import ramp
-from tljax.adaptation.alignment import TaskLoss
 from tljax.adaptation.sources import generalize
+from tljax.losses import Loss
 from tljax.method import Method
 
 
@@ -17,7 +17,7 @@ def method(
   *,
   strength: float | optax.Schedule = ramp(5000, peak=100.0),
   domains: int = 1,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Seeks features on which one head is the best of every source domain at once.
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss, align
+from tljax.adaptation.alignment import align
 from tljax.adaptation.sources import by_domain, mean_over_pairs
+from tljax.losses import Loss
 from tljax.measures import shift
 from tljax.method import Method
 
@@ -18,7 +19,7 @@ def method(
   strength: float | optax.Schedule = 0.5,
   moments: int = 2,
   domains: int = 1,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Brings the moments of all domains together: the sources' and the target's.
 

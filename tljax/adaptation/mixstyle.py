@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss
 from tljax.errors import InputError
+from tljax.losses import Loss
 from tljax.method import Method, apply_train, gradient_step, new_state, predict_with
 
 
@@ -20,7 +20,7 @@ def method(
   stages: Sequence[str] = ('stage1', 'stage2'),
   probability: float = 0.5,
   alpha: float = 0.1,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Trains on source images in each other's style; the target is not looked at.
 

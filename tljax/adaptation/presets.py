@@ -12,8 +12,8 @@ import optax
 
 from tljax import adaptation, optimizers
 from tljax.adaptation import adversarial
-from tljax.adaptation.alignment import TaskLoss
 from tljax.errors import InputError
+from tljax.losses import Loss
 from tljax.method import Method
 
 
@@ -83,7 +83,7 @@ def build(
   optimizer: optax.GradientTransformation,
   steps: int,
   strength: float | None = None,
-  task_loss: TaskLoss | None = None,
+  task_loss: Loss | None = None,
   domains: int = 1,
   library: bool = False,
 ) -> Method:
@@ -111,7 +111,7 @@ def options(
   name: str,
   steps: int,
   strength: float | None,
-  task_loss: TaskLoss | None = None,
+  task_loss: Loss | None = None,
   domains: int = 1,
 ) -> dict:
   """What a method, or a part of a sum, is given for a run of so many steps.

@@ -3,7 +3,8 @@
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss, align
+from tljax.adaptation.alignment import align
+from tljax.losses import Loss
 from tljax.measures import subspaces
 from tljax.method import Method
 
@@ -14,7 +15,7 @@ def method(
   *,
   strength: float | optax.Schedule = 0.001,
   mismatch: float = 0.01,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Brings the subspaces that the two domains' features span together.
 

@@ -3,8 +3,8 @@
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss
 from tljax.adaptation.sources import generalize, mean_over_pairs
+from tljax.losses import Loss
 from tljax.measures import shift
 from tljax.method import Method
 
@@ -15,7 +15,7 @@ def method(
   *,
   strength: float | optax.Schedule = 1.0,
   domains: int = 1,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Brings the covariances of the source's domains together, each pair's.
 

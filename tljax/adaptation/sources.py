@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from tljax import losses
-from tljax.adaptation.alignment import TaskLoss
 from tljax.errors import InputError
+from tljax.losses import Loss
 from tljax.method import (
   Batch,
   Method,
@@ -64,7 +64,7 @@ def outputs_by_domain(
   source: Batch,
   rng: jax.Array,
   domains: int,
-  task_loss: TaskLoss,
+  task_loss: Loss,
 ) -> tuple[Outputs, Any]:
   """Runs the model in training mode on all domains as one batch.
 
@@ -86,7 +86,7 @@ def generalize(
   *,
   strength: float | optax.Schedule,
   domains: int,
-  task_loss: TaskLoss = losses.cross_entropy,
+  task_loss: Loss = losses.cross_entropy,
 ) -> Method:
   """Builds a method of domain generalisation, which looks at no target.
 

@@ -1,7 +1,5 @@
 """Heads trained by gradients: a Method whose images are features."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,7 +37,7 @@ def method(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   *,
-  loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.cross_entropy,
+  loss: losses.Loss = losses.cross_entropy,
   dropout: jax.Array | float | None = None,
 ) -> Method:
   """Minimises a loss of labelled features. A step takes `{'image', 'label'}`.

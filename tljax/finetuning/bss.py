@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax.finetuning.plain import Loss
 from tljax.finetuning.regularized import regularize
+from tljax.losses import Loss
 from tljax.method import Method
 
 

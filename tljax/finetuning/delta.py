@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from tljax import losses
-from tljax.finetuning.plain import Loss
 from tljax.finetuning.regularized import regularize
+from tljax.losses import Loss
 from tljax.method import Batch, Method, Variables
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax.finetuning import adapted
-from tljax.finetuning.plain import Loss
+from tljax.losses import Loss
 from tljax.method import Method, Variables
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax.finetuning import labels, plain
-from tljax.finetuning.plain import Loss
+from tljax.losses import Loss
 from tljax.method import Method, new_state, predict_with
 
 

@@ -1,11 +1,10 @@
 """Supervised training of a model, pretrained or not: plain fine-tuning."""
 
-from collections.abc import Callable
-
 import jax
 import optax
 
 from tljax import losses
+from tljax.losses import Loss
 from tljax.method import (
   LossFn,
   Method,
@@ -14,9 +13,6 @@ from tljax.method import (
   new_state,
   predict_with,
 )
-
-# (logits, labels) -> ()
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def method(

@@ -3,7 +3,7 @@
 import optax
 
 from tljax.finetuning import plain
-from tljax.finetuning.plain import Loss
+from tljax.losses import Loss
 from tljax.method import Method, gradient_step
 from tljax.sharpness import sharpness_aware
 

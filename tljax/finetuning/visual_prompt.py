@@ -11,8 +11,8 @@ import optax
 
 from tljax.errors import InputError
 from tljax.finetuning import labels, plain
-from tljax.finetuning.plain import Loss
 from tljax.finetuning.wrapped import WrappedModel
+from tljax.losses import Loss
 from tljax.method import Method
 
 
