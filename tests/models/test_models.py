@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.harness import filled
 from tljax import losses, models
 from tljax.errors import InputError
 from tljax.models.base import Classifier, Cosine, Linear
@@ -175,15 +176,7 @@ def test_gradients_are_finite(name):
   spec = models.spec(name)
   size = spec.input_size if 'mixer' in name else 56 if 'patch14' in name else 64
   model, x = models.create(name, 5), jnp.full((1, size, size, 3), 0.3)
-  rng = np.random.default_rng(0)
-
-  def draw(path, leaf):  # on the host: to compile the draws takes as long as the rest
-    if path[-1].key in ('scale', 'var'):
-      return np.ones(leaf.shape, np.float32)
-    return rng.normal(0, 0.05, leaf.shape).astype(np.float32)
-
-  shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-  variables = jax.tree_util.tree_map_with_path(draw, shapes)
+  variables = filled(jax.eval_shape(model.init, jax.random.key(0), x))
 
   @jax.jit
   def finite(params):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax import losses
 from tljax.errors import InputError
+from tljax.finetuning import plain
 from tljax.method import (
   Method,
   Params,
@@ -121,14 +121,10 @@ def method(
       labels,
       temperature,
     )
-    task = losses.cross_entropy(logits, labels)
+    task, metrics = plain.judge(logits, labels)
     weight = jnp.asarray(schedule(state.step), jnp.float32)
     penalty = weight * (by_features + by_projections)
-    metrics = {
-      'accuracy': losses.accuracy(logits, labels),
-      'task_loss': task,
-      'penalty': penalty,
-    }
+    metrics |= {'task_loss': task, 'penalty': penalty}
     return task + penalty, (model_state, metrics)
 
   descend = gradient_step(loss_fn, optimizer)
