@@ -1,4 +1,5 @@
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +24,14 @@ def test_the_published_discrepancy(check_reference):
   check_reference('mcd_discrepancy', mcd.discrepancy, ['logits_t', 'logits_t2'])
 
 
-@pytest.mark.parametrize('generator_steps', [1, 3])
-def test_one_step_is_three_descents_in_turn(points, points_batch, generator_steps):
+def test_the_published_class_balance(check_reference):
+  check_reference('mcd_class_balance_entropy', mcd.class_balance, ['logits_t'])
+
+
+@pytest.mark.parametrize(('generator_steps', 'balance'), [(1, 0.0), (3, 0.2)])
+def test_one_step_is_three_descents_in_turn(
+  points, points_batch, generator_steps, balance
+):
   """With separate optimisers for the heads and the rest, as the authors have them."""
   rate, strength, head = 0.1, 0.5, Linear(3)
   optimizer = optax.sgd(rate, momentum=0.9)
@@ -33,6 +40,7 @@ def test_one_step_is_three_descents_in_turn(points, points_batch, generator_step
     optimizer,
     strength=strength,
     generator_steps=generator_steps,
+    balance=balance,
     second_head=head,
   )
   state = method.init(jax.random.key(0), None, points_batch)
@@ -45,7 +53,10 @@ def test_one_step_is_three_descents_in_turn(points, points_batch, generator_step
 
   def task(params):
     logits = both(params, source['image'])
-    return sum(losses.cross_entropy(z, source['label']) for z in logits)
+    means = [jnp.mean(nn.softmax(z), 0) for z in both(params, target['image'])]
+    uneven = -sum(jnp.mean(jnp.log(mean + 1e-6)) for mean in means)
+    fit = sum(losses.cross_entropy(z, source['label']) for z in logits)
+    return fit + balance * uneven
 
   def gap(params):
     p, q = (jnp.exp(z) for z in both(params, target['image']))

@@ -17,6 +17,7 @@ def method(
   *,
   strength: float | optax.Schedule = 1.0,
   generator_steps: int = 4,
+  balance: float = 0.0,
   second_head=None,
 ) -> Method:
   """Two heads seek target images on which they differ; the features undo it.
@@ -24,13 +25,16 @@ def method(
   A step has the paper's three parts, on one batch: all descend the source's
   cross-entropy of both heads (equation 2); the heads descend it - strength x their
   `discrepancy` on the target (equation 3); the rest of the model descends that
-  discrepancy `generator_steps` times (equation 5). Prediction is by the first head.
+  discrepancy `generator_steps` times (equation 5). The first two parts also descend
+  `balance` x both heads' `class_balance` on the target, as the authors' code has it.
+  Prediction is by the first head.
 
   Args:
     model: outputs by endpoint, among them 'logits', those of its part 'head'.
     optimizer: moves all parts; see `group_step`.
     strength: a number or a schedule of the step.
     generator_steps: n; the paper tries 2 to 4.
+    balance: the published library's is 0.01.
     second_head: `(outputs, train) -> logits` (N, K); by default one like the model's
       head, with parameters of its own.
   """
@@ -56,8 +60,11 @@ def method(
 
     labels = batch['source']['label']
     task = sum(losses.cross_entropy(logits, labels) for logits in both(source))
+    on_target = both(target)
+    if balance:
+      task += balance * sum(map(class_balance, on_target))
     weight = jnp.asarray(schedule(state.step), jnp.float32)
-    return task, weight * discrepancy(*both(target)), model_state
+    return task, weight * discrepancy(*on_target), model_state
 
   def learn(*args):
     task, gap, model_state = terms(*args)
@@ -92,3 +99,12 @@ def discrepancy(first: jax.Array, second: jax.Array) -> jax.Array:
   Logits are (N, K); the mean is over examples and classes.
   """
   return jnp.mean(jnp.abs(jax.nn.softmax(first) - jax.nn.softmax(second)))
+
+
+def class_balance(logits: jax.Array) -> jax.Array:
+  """- the mean over classes of the log of the mean softmax prediction: (N, K) to ().
+
+  The least, log K, is where the predictions are of all classes alike.
+  """
+  mean = jnp.mean(jax.nn.softmax(logits), 0)
+  return -jnp.mean(jnp.log(mean + 1e-6))
