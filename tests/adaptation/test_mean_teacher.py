@@ -7,7 +7,7 @@ import pytest
 
 from tljax.adaptation import mean_teacher
 
-RATE, STRENGTH, THRESHOLD = 0.1, 2.0, 0.6
+RATE, STRENGTH, THRESHOLD, BALANCE = 0.1, 2.0, 0.6, 0.3
 
 
 def softmax(row):
@@ -32,13 +32,34 @@ def test_inconsistency(check_slow, threshold, sure):
   np.testing.assert_array_equal(grad, 0)
 
 
+def test_imbalance(check_slow):
+  student, teacher = np.random.default_rng(0).normal(size=(2, 6, 3)) * 2
+  sure = [max(softmax(row)) >= 0.75 for row in teacher]
+  assert sum(sure) == 2
+
+  def slow(student):
+    mean = sum(map(softmax, student)) / 6
+    each = [np.log(p + 1e-6) / 3 + 2 * np.log(1 - p + 1e-6) / 3 for p in mean]
+    return -sum(each) * sum(sure) / 6
+
+  def loss(student):
+    return mean_teacher.imbalance(student, jnp.asarray(teacher), 0.75)
+
+  check_slow(loss, slow, student)
+
+
 def test_three_steps(points, points_batch):
   """The teacher forgets the first weights at once and then keeps half of itself."""
   source, weak = points_batch['source'], points_batch['target']['image']
   strong = weak + np.float32(0.5)
   batch = {'source': source, 'target': {'image': weak, 'strong': strong}}
   method = mean_teacher.method(
-    points, optax.sgd(RATE), strength=STRENGTH, threshold=THRESHOLD, decay=0.6
+    points,
+    optax.sgd(RATE),
+    strength=STRENGTH,
+    decay=0.6,
+    threshold=THRESHOLD,
+    balance=BALANCE,
   )
   state = method.init(jax.random.key(0), None, batch)
   params = teacher = state.params
@@ -50,8 +71,11 @@ def test_three_steps(points, points_batch):
     likely = jnp.log(predict(params, source['image']))
     task = -jnp.mean(likely[np.arange(8), source['label']])
     sure = wanted.max(1) >= THRESHOLD
-    gaps = (predict(params, strong) - wanted)[sure]
-    return task + STRENGTH * jnp.sum(gaps**2) / (8 * 3)
+    predicted = predict(params, strong)
+    gap = jnp.sum((predicted - wanted)[sure] ** 2) / (8 * 3)
+    mean = jnp.mean(predicted, 0)
+    uneven = -jnp.sum(jnp.log(mean + 1e-6) + 2 * jnp.log(1 - mean + 1e-6)) / 3
+    return task + STRENGTH * (gap + BALANCE * uneven * np.mean(sure))
 
   for t in range(1, 4):
     wanted = np.asarray(predict(teacher, weak))

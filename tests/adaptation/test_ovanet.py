@@ -6,11 +6,17 @@ import numpy as np
 import optax
 
 from tljax.adaptation import ovanet
-from tljax.models import Linear
 
 
 def sigmoid(x):
   return 1 / (1 + np.exp(-x))
+
+
+def odds(detectors, features):
+  """By vectors of length 1, those for a class before those against it."""
+  units = [w / jnp.sqrt(jnp.sum(w**2)) for w in detectors['kernel'].T]
+  votes = jnp.stack([features @ unit for unit in units], 1)
+  return votes[:, :2] - votes[:, 2:]
 
 
 def test_one_versus_all(check_slow):
@@ -37,15 +43,13 @@ def test_one_step(headed_points, points_batch):
   def objective(params):
     def run(images):
       outputs = headed_points.apply({'params': params}, images)
-      layer = params['detectors']['classifier']
-      odds = outputs['features'] @ layer['kernel'] + layer['bias'][None]
-      return outputs['logits'], odds
+      return outputs['logits'], odds(params['detectors'], outputs['features'])
 
-    logits, odds = run(source['image'])
+    logits, known = run(source['image'])
     task = -jnp.mean(nn.log_softmax(logits)[np.arange(8), source['label']])
     p = nn.sigmoid(run(batch['target']['image'])[1])
     entropy = -jnp.mean(p * jnp.log(p) + (1 - p) * jnp.log(1 - p))
-    return task + ovanet.one_versus_all(odds, source['label']) / 2 + 0.3 * entropy
+    return task + ovanet.one_versus_all(known, source['label']) / 2 + 0.3 * entropy
 
   loss, grads = jax.value_and_grad(objective)(state.params)
   wanted = jax.tree.map(lambda p, g: p - rate * g, state.params, grads)
@@ -59,8 +63,7 @@ def test_unknown_is_what_the_likeliest_class_denies(headed_points, points_batch)
   state = method.init(jax.random.key(0), None, points_batch)
   images = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32) * 3
   outputs = headed_points.apply(state.variables, images)
-  detectors = {'params': state.params['detectors']}
-  p = sigmoid(np.asarray(Linear(2).apply(detectors, outputs)))
+  p = sigmoid(np.asarray(odds(state.params['detectors'], outputs['features'])))
   known = np.asarray(outputs['logits'])[:, :2]
   wanted = [
     k if row[k] >= 0.5 else 2 for k, row in zip(known.argmax(1), p, strict=True)

@@ -18,12 +18,14 @@ def method(
   strength: float | optax.Schedule = 3.0,
   decay: float = 0.99,
   threshold: float = 0.968,
+  balance: float = 0.005,
   augment: Augment = pseudo.shift_and_cut,
 ) -> Method:
   """Learns to predict on the target as the average of its own past weights does.
 
-  The student minimises source cross-entropy + strength x its `inconsistency` with the
-  teacher, which sees the weak view of the target and the student the strong one. The
+  The student minimises source cross-entropy + strength x (its `inconsistency` with the
+  teacher + `balance` x the `imbalance` of its classes, as in the authors' code). The
+  teacher sees the weak view of the target and the student the strong one. The
   teacher's parameters are the student's moving average, its batch statistics the
   target's alone; the domains go through the student one by one (French et al.,
   section 3). The teacher is what is deployed.
@@ -32,10 +34,11 @@ def method(
     model: outputs by endpoint, among them 'logits'.
     optimizer: moves the student's parameters.
     strength: a number or a schedule of the step.
-    decay: alpha, of the average a step; it starts lower, as the authors' does, so that
-      the average soon forgets the first weights.
+    decay: alpha, of the average a step; it starts lower, as Tarvainen and Valpola's
+      does, so that the average soon forgets the first weights.
     threshold: the least probability of a prediction of the teacher's that teaches
       (French et al., section 3.2, in place of a ramp of the strength).
+    balance: without it all examples may end in one class.
     augment: draws the strong view where the stream has none.
   """
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
@@ -55,7 +58,11 @@ def method(
     task = losses.cross_entropy(outputs['logits'], source['label'])
     outputs, _ = apply_train(model, params, state, view, target_key)
     weight = jnp.asarray(schedule(state.step), jnp.float32)
-    gap = weight * inconsistency(outputs['logits'], target['teacher'], threshold)
+    logits = outputs['logits'], target['teacher']
+    gap = inconsistency(*logits, threshold)
+    if balance:
+      gap += balance * imbalance(*logits, threshold)
+    gap *= weight
     metrics = {'task_loss': task, 'alignment_loss': gap, 'strength': weight}
     return task + gap, (model_state, metrics)
 
@@ -89,6 +96,21 @@ def inconsistency(
   _, sure = pseudo.confident(teacher, threshold)
   gaps = jax.nn.softmax(student) - jax.lax.stop_gradient(jax.nn.softmax(teacher))
   return jnp.mean(sure.astype(gaps.dtype)[:, None] * jnp.square(gaps))
+
+
+def imbalance(
+  student: jax.Array, teacher: jax.Array, threshold: float = 0.0
+) -> jax.Array:
+  """How far a student's mean prediction is from all classes alike, by cross-entropy.
+
+  It is the sum over classes of the binary cross-entropy to 1 / K, times the share of
+  examples that the teacher is sure of. Logits are (N, K).
+  """
+  _, sure = pseudo.confident(teacher, threshold)
+  mean, alike = jnp.mean(jax.nn.softmax(student), 0), 1 / student.shape[-1]
+  ours, others = (jnp.log(p + 1e-6) for p in (mean, 1 - mean))
+  taught = jnp.mean(sure.astype(mean.dtype))
+  return -taught * jnp.sum(alike * ours + (1 - alike) * others)
 
 
 def _split(variables):

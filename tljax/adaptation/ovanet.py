@@ -1,5 +1,6 @@
 """One-versus-all network for open-set adaptation (Saito and Saenko, 2021)."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,7 +8,7 @@ import optax
 from tljax import losses
 from tljax.adaptation.alignment import align
 from tljax.method import Method
-from tljax.models import Linear
+from tljax.models import products
 
 
 def method(
@@ -21,7 +22,10 @@ def method(
   Minimises source cross-entropy + half of `one_versus_all` + strength x the mean
   entropy of those decisions on the target; the half is of the authors' code. An image
   is 'unknown', the last class, where the likeliest other class denies it: then the
-  logit of 'unknown' is above that of the class by the log-odds.
+  logit of 'unknown' is above that of the class by the log-odds. As in the authors'
+  code, each `Detectors` vote is by a vector of length 1; theirs are scaled to it after
+  a step, these before it. The head is taught one of the K known classes as well, over
+  all K + 1 logits.
 
   Args:
     model: outputs by endpoint, among them 'features' and 'logits' (N, K + 1).
@@ -30,12 +34,13 @@ def method(
   """
 
   def detect(params, outputs):
-    head = Linear(outputs['logits'].shape[-1] - 1)
-    return head.apply({'params': params['detectors']}, outputs)
+    detectors = Detectors(outputs['logits'].shape[-1] - 1)
+    return detectors.apply({'params': params['detectors']}, outputs['features'])
 
   def init_params(key, outputs):
-    head = Linear(outputs['logits'].shape[-1] - 1)
-    return {'detectors': head.init(key, optax.tree.zeros_like(outputs))['params']}
+    detectors = Detectors(outputs['logits'].shape[-1] - 1)
+    features = optax.tree.zeros_like(outputs['features'])
+    return {'detectors': detectors.init(key, features)['params']}
 
   def loss(params, source, target, strength):
     known = one_versus_all(detect(params, source), source['label']) / 2
@@ -54,6 +59,25 @@ def method(
 
   trained = align(model, optimizer, loss, strength=strength, init_params=init_params)
   return Method(trained.init, trained.step, predict)
+
+
+class Detectors(nn.Module):
+  """Log-odds (N, K) that features (N, D) are of each class.
+
+  They are the difference of two products: with a vector for the class and one against
+  it, each of length 1, so that no odds grow but by the features.
+  """
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, features):
+    features = features.astype(jnp.float32)
+    shape = features.shape[-1], 2 * self.num_classes
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    kernel = kernel / optax.safe_norm(kernel, 1e-12, axis=0, keepdims=True)
+    accept, deny = jnp.split(products.product(features, kernel), 2, -1)
+    return accept - deny
 
 
 def one_versus_all(odds: jax.Array, labels: jax.Array) -> jax.Array:
