@@ -211,7 +211,7 @@ class TrainingFlags(ModelFlags):
     return self.transform().uncropped if self.crops else self.transform()
 
   def stream(self, dataset: Dataset, seed: int, **options) -> batches.Stream:
-    """Batches of training images, augmented; see `batches.stream`."""
+    """Batches of training images, augmented; options are of `batches.stream`."""
     change = {
       'flip': augment.flip,
       'invert_contrast': augment.invert_contrast,
@@ -219,8 +219,9 @@ class TrainingFlags(ModelFlags):
     }.get(self.augment)
     size = self.transform().size
     crop = augment.RandomResizedCrop(size, flip=0.5) if self.crops else None
-    options = {'crop': crop, 'workers': self.workers, **options}
-    return batches.stream(dataset, self.batch_size, seed, change, **options)
+    own = {'batch_size': self.batch_size, 'augment': change, 'crop': crop}
+    options = {**own, 'workers': self.workers, **options}
+    return batches.stream(dataset, seed=seed, **options)
 
   @property
   def crops(self) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import numpy as np
@@ -13,7 +13,7 @@ from tljax import discovery, models, optimizers
 from tljax.adaptation import presets
 from tljax.adaptation.alignment import Aligned
 from tljax.adaptation.rejection import reject
-from tljax.data import batches
+from tljax.data import batches, randaugment
 from tljax.data.dataset import Dataset, judging_split, match_classes
 from tljax.errors import InputError
 from tljax.finetuning import plain
@@ -30,7 +30,8 @@ _BASELINES = ('source_only', 'source_and_target', 'oracle')
 class Flags(cli.TrainingFlags):
   """Flags of the scripts that adapt."""
 
-  augment: cli.Augment = 'none'
+  augment: Literal[cli.Augment, 'fixmatch'] = 'none'
+  """Of training images; 'fixmatch' has two views of the target."""
   balanced: bool = False
   """Source batches hold every class alike."""
   setting: Literal['closed', 'partial', 'open'] = 'closed'
@@ -147,9 +148,9 @@ class Flags(cli.TrainingFlags):
       sources = [source.keep_classes(source.classes[:-1]) for source in sources]
     streams = [self.stream(s, seed, balanced=self.balanced) for s in sources]
     on_source = batches.merge(*streams)
-    on_target = self.stream(target, seed)
     if name in ('source_only', 'oracle'):
-      return on_source if name == 'source_only' else on_target
+      return on_source if name == 'source_only' else self.stream(target, seed)
+    on_target = self.stream(target, seed, **self.of_target(name))
     if not self.target_shots:
       return batches.pair(on_source, on_target)
     if len(sources) > 1:
@@ -162,6 +163,21 @@ class Flags(cli.TrainingFlags):
       return batches.pair(on_source, on_target, labelled)
     both = batches.join(on_source, labelled)
     return both if name == 'source_and_target' else batches.pair(both, on_target)
+
+  def stream(self, dataset: Dataset, seed: int, **options) -> batches.Stream:
+    """As of all scripts; of 'fixmatch' the weak view."""
+    weak = {'augment': randaugment.weak} if self.augment == 'fixmatch' else {}
+    return super().stream(dataset, seed, **{**weak, **options})
+
+  def of_target(self, name: str) -> dict[str, Any]:
+    """What the target's unlabelled batches of a method have of their own."""
+    options = {}
+    if self.augment == 'fixmatch':
+      options['augment'] = randaugment.fixmatch()
+    if self.library:
+      times = presets.library_settings(name).target_batches
+      options['batch_size'] = times * self.batch_size
+    return options
 
   def scores(self, trial: Trial, target: Splits) -> dict[str, float]:
     """Scores of a trial beside its accuracy: those of open sets, in that setting."""

@@ -30,10 +30,14 @@ def test_each_method_is_given_its_options(name, strength, peak, source_steps):
     np.testing.assert_allclose(got, [0, half * peak, peak], rtol=1e-5)
 
 
-def test_the_library_moves_parameters_as_its_sgd_does():
-  """Against the update of torch's SGD with Nesterov momentum, written out."""
-  steps, rate, decay = 40, 0.003, 5e-4
-  optimizer = presets.library_optimizer('jan', steps, backbone_rate=0.1)
+@pytest.mark.parametrize(
+  ('name', 'rate', 'gamma', 'library_steps'),
+  [('jan', 0.003, 0.0003, 10_000), ('mcd', 0.001, 0.0, 20_000)],
+)
+def test_the_library_moves_parameters_as_its_sgd_does(name, rate, gamma, library_steps):
+  """Against the update of torch's SGD, written out: with Nesterov momentum, or not."""
+  steps, decay = 40, 5e-4
+  optimizer = presets.library_optimizer(name, steps, backbone_rate=0.1)
   params = {'backbone': {'w': np.float32(2.0)}, 'head': {'w': np.float32(2.0)}}
   state = optimizer.init(params)
   at = {'backbone': 2.0, 'head': 2.0}
@@ -42,12 +46,25 @@ def test_the_library_moves_parameters_as_its_sgd_does():
     grads = {part: {'w': np.float32(step + 1.0)} for part in at}
     updates, state = optimizer.update(grads, state, params)
     params = optax.apply_updates(params, updates)
-    for part, factor in (('backbone', 0.1), ('head', 1.0)):
+    now = rate * (1 + gamma * library_steps * step / steps) ** -0.75
+    for part in at:
       grad = step + 1 + decay * at[part]
       momentum[part] = 0.9 * momentum[part] + grad
-      now = factor * rate * (1 + 20 * step / steps) ** -0.75
-      at[part] -= now * (grad + 0.9 * momentum[part])
+      if name == 'mcd':
+        at[part] -= now * (grad if part == 'backbone' else momentum[part])
+      else:
+        factor = 0.1 if part == 'backbone' else 1.0
+        at[part] -= factor * now * (grad + 0.9 * momentum[part])
       np.testing.assert_allclose(params[part]['w'], at[part], rtol=1e-6)
+
+
+def test_self_ensembling_moves_by_adam():
+  """Whose first step is the rate, whatever the gradient; the library's is 1e-4."""
+  optimizer = presets.library_optimizer('mean_teacher', 10)
+  params = {'head': np.float32([2.0, -1.0])}
+  grads = {'head': np.float32([7.0, -0.01])}
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  np.testing.assert_allclose(updates['head'], [-1e-4, 1e-4], rtol=1e-4)
 
 
 def test_the_library_has_options_of_its_own(points, points_batch):
@@ -57,3 +74,39 @@ def test_the_library_has_options_of_its_own(points, points_batch):
     state = method.init(jax.random.key(0), None, points_batch)
     losses.append(method.step(state, points_batch)[1]['alignment_loss'])
   assert losses[0] != losses[1]  # it minimises the target's entropy too
+
+
+def test_self_ensembling_descends_the_librarys_loss(headed_points, points_batch):
+  """3 x the sum of squares over classes and 0.01 x the mean of cross-entropies."""
+  built = presets.build('mean_teacher', headed_points, optax.sgd(0.1), 40, library=True)
+  state = built.init(jax.random.key(0), None, points_batch)
+  # So sure a teacher teaches by all.
+  state.memory['params']['head']['classifier']['kernel'] *= 50.0
+  weak = points_batch['target']['image']
+  batch = {**points_batch, 'target': {'image': weak, 'strong': weak + 0.5}}
+
+  def predict(variables, images):
+    logits = headed_points.apply(variables, images)['logits']
+    return np.asarray(jax.nn.softmax(logits))
+
+  student = predict(state.variables, batch['target']['strong'])
+  teacher = predict(state.memory, weak)
+  sure = np.max(teacher, 1) >= 0.8
+  assert 0 < sum(sure) < 8
+  squares = np.mean(sure * np.sum(np.square(student - teacher), 1))
+  mean = np.mean(student, 0)
+  entropies = -np.mean(np.log(mean) / 3 + 2 * np.log(1 - mean) / 3)
+  wanted = 3 * squares + 0.01 * np.mean(sure) * entropies
+  found = built.step(state, batch)[1]['alignment_loss']
+  np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize(('strength', 'peak'), [(None, 1.0), (0.5, 0.5)])
+def test_the_librarys_reversal_warms_up_in_a_thousand_steps(
+  points, points_batch, strength, peak
+):
+  method = presets.build('dann', points, optax.sgd(0.1), 20_000, strength, library=True)
+  state = method.init(jax.random.key(0), None, points_batch)
+  state = state.replace(step=state.step + 1000)
+  found = method.step(state, points_batch)[1]['strength']
+  np.testing.assert_allclose(found, peak * (2 / (1 + math.exp(-1)) - 1), rtol=1e-5)

@@ -88,6 +88,44 @@ def test_a_few_labels_of_the_target(stream, target):
   assert 'labelled' not in both(0) and 'label' not in both(0)['target']
 
 
+@pytest.mark.parametrize(('name', 'size'), [('fixmatch', 24), ('dann', 8)])
+def test_the_library_has_batches_of_its_own(model, tmp_path, name, size):
+  flags = settings.Flags(out=tmp_path, batch_size=8, library=True)
+  sets = [
+    Dataset(d.images.repeat(2, 0), d.labels.repeat(2), d.classes)
+    for d in (numbered(0), numbered(100))
+  ]
+  method = adaptation.create(name, model, optax.sgd(0.1))
+  batch = flags.batches_for(name, method, sets[:1], sets[1], seed=3)(0)
+  assert [len(batch[k]['image']) for k in ('source', 'target')] == [8, size]
+
+
+def test_fixmatchs_views_are_of_the_target(model, tmp_path):
+  """The strong one is more than flipped and shifted; the source has the weak one."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (8, 16, 16, 3), np.uint8)
+  dataset = Dataset(images, np.arange(8, dtype=np.int32) % 2, ('even', 'odd'))
+  flags = settings.Flags(out=tmp_path, batch_size=8, augment='fixmatch')
+  method = adaptation.create('fixmatch', model, optax.sgd(0.1))
+  batch = flags.batches_for('fixmatch', method, [dataset], dataset, seed=3)(0)
+  assert {k: set(v) for k, v in batch.items()} == {
+    'source': {'image', 'label'},
+    'target': {'image', 'strong'},
+  }
+
+  def colours_kept(view):
+    """Whether each value is one of a byte's, as flips and shifts leave it."""
+    bytes_ = 255 * np.asarray(view)
+    return np.allclose(bytes_, np.round(bytes_), atol=1e-3)
+
+  for view in (batch['source']['image'], batch['target']['image']):
+    assert colours_kept(view)
+    assert not np.allclose(255 * view, images[: len(view)], atol=1e-3)
+  assert not colours_kept(batch['target']['strong'])
+  oracle = flags.batches_for('oracle', None, [dataset], dataset, seed=3)(0)
+  assert set(oracle) == {'image', 'label'}
+
+
 def test_a_pretrained_network_has_a_bottleneck_and_heads_that_differ(tmp_path):
   """What starts from published weights moves at a tenth of the rate."""
   batch = {'image': np.float32(np.random.default_rng(0).uniform(size=(4, 16, 16, 3)))}

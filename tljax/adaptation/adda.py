@@ -32,8 +32,7 @@ def method(
     optimizer: moves all parts; see `group_step`.
     strength: share of the optimiser's step that the target's network takes, a number or
       a schedule of the step. Nothing but the discriminator holds it, and at the rate
-      that trained it it leaves its classes behind; the published libraries too take a
-      tenth.
+      that trained it it leaves its classes behind.
     source_steps: of the first phase; 0 where the variables are trained already.
     discriminator: (N, D) features to (N,) logits.
   """

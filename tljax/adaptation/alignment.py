@@ -59,7 +59,9 @@ def align(
   """Builds a method that minimises source cross-entropy plus an alignment loss.
 
   Both domains go through the model in ONE forward pass, so batch norm sees them as
-  one batch. A step takes `{'source': {'image', 'label'}, 'target': {'image'}}`, and
+  one batch, as in the published library's DANN, JAN, MCC, MDD and others; in its AFN,
+  FixMatch and OSBP, and the authors' MME, OVANet, RSD and DARE-GRAM, each is one. A
+  step takes `{'source': {'image', 'label'}, 'target': {'image'}}`, and
   perhaps 'labelled': {'image', 'label'}, examples of the target; the cross-entropy is
   then the mean over those and the source's (Saito et al., 2019, equation 1).
 

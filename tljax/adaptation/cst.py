@@ -22,14 +22,17 @@ def method(
 
   Minimises source cross-entropy + strength x (`cycle_loss` + `entropy` x the mean
   `tsallis_entropy` of the target's predictions) (algorithm 1). The inner classifier is
-  a ridge regression, solved at once, as in the authors' code, which adds FixMatch:
+  a ridge regression, solved at once, as in the authors' code, which adds FixMatch, of
+  strength 0.5 and threshold 0.97, and moves by adaptive SAM:
   `adaptation.create('cst+fixmatch', ...)`.
 
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'.
     optimizer: moves the model's parameters.
     strength: a number or a schedule of the step.
-    entropy: weight of the entropy; the product with the strength is the authors' 0.08.
+    entropy: weight of the entropy. The authors' code has 0.08 for the product with the
+      strength, but of another entropy, several times as large: at temperature 2, and
+      with the target's classes weighed alike.
     index: alpha, of the entropy.
     ridge: of the regression.
   """

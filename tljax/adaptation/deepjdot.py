@@ -23,7 +23,8 @@ def method(
 
   Minimises source cross-entropy + strength x the cost of the transport plan of each
   batch, `joint_cost` with the plan as a constant. The plan is a regularised one,
-  computed on the device, where the paper's is exact.
+  computed on the device, where the paper's is exact; the authors' code has labels'
+  squared distances in the plan, and cross-entropy in the loss alone.
 
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'.

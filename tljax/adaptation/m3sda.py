@@ -24,13 +24,15 @@ def method(
   """Brings the moments of all domains together: the sources' and the target's.
 
   Minimises source cross-entropy + strength x (the mean over the source's domains of
-  `shift.moment_distance` to the target + its mean over their pairs) (equation 1).
+  `shift.moment_distance` to the target + its mean over their pairs) (equation 1). One
+  head serves all domains; the paper's M3SDA-beta has a pair for each.
 
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'.
     optimizer: moves the model's parameters.
-    strength: lambda, a number or a schedule of the step. The paper states none;
-      the default is that of the published library Dassl.
+    strength: lambda, a number or a schedule of the step. The paper states none. The
+      published library Dassl has 0.5 too, but of variances, and of a mean over the
+      moments and over all pairs, the target's among them: a sixth of this.
     moments: the highest order.
     domains: of the source.
     task_loss: see `align`.

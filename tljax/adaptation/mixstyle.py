@@ -32,7 +32,7 @@ def method(
     model: outputs by endpoint, among them 'logits'; with dropout's random numbers.
     optimizer: moves the model's parameters.
     stages: names of modules whose outputs (N, H, W, C) are mixed; the paper's are the
-      first two of a ResNet.
+      first two or three of a ResNet.
     probability: that a stage mixes in a step.
     alpha: of the beta distribution of the shares.
     task_loss: see `align`.

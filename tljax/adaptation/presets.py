@@ -1,12 +1,15 @@
 """Methods for a run whose length is known: schedules end where it ends.
 
 `LIBRARY` has the settings of the published tables of Transfer-Learning-Library (Jiang
-et al., 2022, and its scripts); the constructors' own defaults are the papers'.
+et al., 2022, and its scripts), those of Office-31 where they differ; the constructors'
+own defaults are the papers'. Not among them: PADA's weights of its last 500 steps by
+a sharper softmax, IWAN's 4.5 times the loss of what weighs examples, MCD's bottleneck
+in either head, and the student's deployment and colours of self-ensembling.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optax
 
@@ -21,32 +24,49 @@ class Settings(NamedTuple):
   """Of one method in the published tables.
 
   Attributes:
-    rate: of SGD with Nesterov momentum 0.9, at the first step.
+    rate: at the first step.
     weight_decay: of all parameters.
+    decays: D, where the rate ends at (1 + D)^-0.75 of the first: the library's gamma
+      times its steps.
+    optimizer: SGD with Nesterov momentum 0.9; with momentum above the backbone alone,
+      which moves at the full rate then; or Adam.
     options: of the method.
+    strength: peak of its ramp, where it is another than the method's own.
     width: of the bottleneck.
+    target_batches: how many times as many images of the target as of the source.
   """
 
   rate: float = 0.01
   weight_decay: float = 1e-3
+  decays: float = 20.0
+  optimizer: Literal['nesterov', 'momentum', 'adam'] = 'nesterov'
   options: Mapping[str, Any] = {}
+  strength: float | None = None
   width: int = 256
+  target_batches: int = 1
 
 
 LIBRARY = {
-  'adda': Settings(rate=0.001),
-  'afn': Settings(0.001, 5e-4, {'delta': 1.0, 'entropy': 0.1}, width=1000),
-  'bsp': Settings(rate=0.003, options={'penalty': 2e-4}),
+  'adda': Settings(0.001, decays=6.0, strength=2.0),
+  'afn': Settings(
+    0.001, 5e-4, 0.0, 'momentum', {'delta': 1.0, 'entropy': 0.1}, width=1000
+  ),
+  'bsp': Settings(0.003, options={'penalty': 2e-4}),
   'cdan': Settings(),
-  'dan': Settings(0.003, 5e-4),
+  'dan': Settings(0.003, 5e-4, decays=3.0),
   'dann': Settings(),
-  'fixmatch': Settings(rate=0.003, options={'threshold': 0.9}),
-  'jan': Settings(0.003, 5e-4),
-  'mcc': Settings(rate=0.005, options={'temperature': 2.5}, width=1024),
-  'mcd': Settings(0.001, 5e-4, {'generator_steps': 4}, width=1024),
-  'mdd': Settings(0.004, 5e-4, {'margin': 4.0}, width=1024),
+  'fixmatch': Settings(0.001, decays=8.0, options={'threshold': 0.9}, target_batches=3),
+  'iwan': Settings(0.001, decays=10.0, strength=3.0),
+  'jan': Settings(0.003, 5e-4, decays=3.0),
+  'mcc': Settings(0.005, options={'temperature': 2.5}, width=1024),
+  'mcd': Settings(0.001, 5e-4, 0.0, 'momentum', {'balance': 0.01}, width=1024),
+  'mdd': Settings(0.004, 5e-4, decays=4.0, options={'margin': 4.0}, width=1024),
+  'mean_teacher': Settings(1e-4, 0.0, 10.0, 'adam', {'threshold': 0.8}),
+  'osbp': Settings(0.001, 5e-4, decays=3.0),
+  'pada': Settings(0.002),
 }
-_DECAYS = 20.0  # its 20 epochs are 20,000 steps, and the rate falls by 0.001 a step
+# Its gradient reversal is at 2 / (1 + exp(-t / 1000)) - 1 after t of 20,000 steps.
+_GAMMA = 20.0
 
 
 def library_settings(name: str) -> Settings:
@@ -64,17 +84,32 @@ def library_optimizer(
 
   Args:
     name: of the method, see `library_settings`.
-    steps: of the run; over it the rate falls to a tenth of the first.
+    steps: of the run, at whose end the rate is as low as at the end of the library's.
     backbone_rate: factor of the backbone's rate; the library's is 0.1 where the
       backbone is pretrained.
   """
   settings = library_settings(name)
-  schedule = optimizers.inverse_decay(settings.rate, gamma=_DECAYS / steps)
+  gamma = settings.decays / steps
+  rate = optax.scale_by_learning_rate(
+    optimizers.inverse_decay(settings.rate, gamma=gamma)
+  )
+  moves = {
+    'nesterov': optax.trace(0.9, nesterov=True),
+    'momentum': optax.masked(optax.trace(0.9), _above_the_backbone),
+    'adam': optax.scale_by_adam(),
+  }[settings.optimizer]
+  if settings.optimizer == 'momentum':
+    backbone_rate = 1.0
   return optax.chain(
     optax.add_decayed_weights(settings.weight_decay),
-    optax.sgd(schedule, momentum=0.9, nesterov=True),
+    moves,
+    rate,
     optimizers.backbone_rate(backbone_rate),
   )
+
+
+def _above_the_backbone(params):
+  return {part: part != 'backbone' for part in params}
 
 
 def build(
@@ -97,14 +132,30 @@ def build(
     strength: peak of the method's strength; see `options`.
     task_loss: of a regression.
     domains: of the source.
-    library: whether to take the options that `LIBRARY` has.
+    library: whether to take the options and ramps of `LIBRARY`.
   """
   parts = name.split('+')
-  given = {p: options(p, steps, strength, task_loss, domains) for p in parts}
-  for part in parts if library else ():
-    given[part] |= library_settings(part).options
+  given = {}
+  for part in parts:
+    settings, gamma = (
+      (library_settings(part), _GAMMA) if library else (Settings(), 10.0)
+    )
+    published = dict(settings.options)
+    if library and part == 'mean_teacher':
+      published |= _self_ensembling(model.head.num_classes)
+    peak = settings.strength if strength is None else strength
+    given[part] = published | options(part, steps, peak, task_loss, domains, gamma)
   given = given[name] if len(parts) == 1 else given
   return adaptation.create(name, model, optimizer, **given)
+
+
+def _self_ensembling(classes):
+  """3 x the squares + 0.01 x the cross-entropies.
+
+  Over classes the library sums the squares and takes the others' mean; French et al.
+  have it the other way round.
+  """
+  return {'strength': 3.0 * classes, 'balance': 0.01 / (3.0 * classes**2)}
 
 
 def options(
@@ -113,12 +164,13 @@ def options(
   strength: float | None,
   task_loss: Loss | None = None,
   domains: int = 1,
+  gamma: float = 10.0,
 ) -> dict:
   """What a method, or a part of a sum, is given for a run of so many steps.
 
-  That is its own strength where it is a number, else a ramp to the end of its schedule
-  or to `strength`; half of the steps for the first of two phases; the number of domains
-  and the loss of a regression.
+  That is its own strength where it is a number, else a ramp by `gamma` to the end of
+  its schedule or to `strength`; half of the steps for the first of two phases; the
+  number of domains and the loss of a regression.
 
   Raises:
     InputError: there is no such method, it has no strength to set, or it tells classes
@@ -130,7 +182,7 @@ def options(
     raise InputError(f'--method {name} has no strength; leave --strength out')
   if strength is not None or callable(own):
     peak = own(math.inf) if strength is None else strength
-    given['strength'] = adversarial.ramp(steps, peak=float(peak))
+    given['strength'] = adversarial.ramp(steps, gamma=gamma, peak=float(peak))
   if 'domains' in defaults:
     given['domains'] = domains
   if 'source_steps' in defaults:

@@ -14,11 +14,12 @@ def method(
   It is the part of a sum, such as 'cdan+mcc+sdat': the source's cross-entropy is
   minimised by its gradient at w + radius x gradient / |gradient|, and the other parts'
   losses by theirs at w, for a smooth adversarial loss is a worse one. It costs another
-  two passes.
+  two passes. The authors' code takes all gradients at the former, of MCC too, which
+  joins what it climbs.
 
   Args:
     model: outputs by endpoint, among them 'logits'.
     optimizer: moves all parameters.
-    radius: rho, the norm of the perturbation; the authors'.
+    radius: rho, the norm of the perturbation; the authors' for Office-Home.
   """
   return align(model, optimizer, lambda *_: 0.0, radius=radius)

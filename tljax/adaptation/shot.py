@@ -25,7 +25,8 @@ def method(
   the cross-entropy to pseudo-labels of the nearest centroids (equations 4 to 6). Where
   the paper computes the centroids of the whole target once an epoch, here they follow
   the batches; see `pseudo_label`. Where the source's network is wrong more often than
-  right, nothing holds it back from settling on wrong clusters.
+  right, nothing holds it back from settling on wrong clusters. The authors' code makes
+  centroids of features of length 1, with a 1 beside them, and of predicted classes.
 
   Args:
     model: outputs by endpoint, among them 'features' (N, D) and 'logits' (N, K), those

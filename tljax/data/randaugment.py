@@ -102,8 +102,10 @@ def rand_augment(
   return apply
 
 
+weak = augment.compose(augment.flip, augment.shift())
+
+
 def fixmatch() -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
   """Two views: flipped and shifted, and then also RandAugment and Cutout."""
-  weak = augment.compose(augment.flip, augment.shift())
   strong = augment.compose(weak, rand_augment(), augment.cutout())
   return augment.weak_strong(weak, strong)
