@@ -108,6 +108,14 @@ def pixels():
   return np.float32(features), np.int32(labels)
 
 
+@pytest.fixture(scope='module')
+def compile_fast():
+  """For tiny networks, which compile for far longer than they compute."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture
 def one_device():
   """A mesh of one device; `train.fit` takes all of them otherwise."""

@@ -21,12 +21,7 @@ pytestmark = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compile_fast():
-  """These networks are tiny and compile for far longer than they compute."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('compile_fast')
 
 
 @pytest.fixture(scope='module')

@@ -118,13 +118,6 @@ def collectives(compiled, name):
   return sorted(shape for shape in shapes if math.prod(shape) >= 1 << 14)
 
 
-@pytest.fixture
-def compile_fast():
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 # Fewer devices share the small network, of which half the bytes are in small leaves.
 @pytest.mark.parametrize(
   ('network', 'size', 'text', 'at_most'),

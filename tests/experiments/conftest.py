@@ -72,6 +72,21 @@ def pets(tmp_path):
   return tmp_path / 'pets'
 
 
+@pytest.fixture
+def tables(pets):
+  """Lists of the pets: how bright each is, and its classes."""
+  rows, bright, tags = [], ['image,bright'], ['image,tags']
+  for path in sorted(pets.rglob('*.*')):
+    with Image.open(path) as image:
+      rows.append((path.relative_to(pets), np.asarray(image.convert('L')).mean()))
+  for name, mean in rows:
+    bright.append(f'{name},{mean}')
+    tags.append(f'{name},{"animal|bright" if mean > 128 else "animal"}')
+  for name, lines in (('bright', bright), ('tags', tags)):
+    (pets / f'{name}.csv').write_text('\n'.join(lines))
+  return f'csv:{pets}/bright.csv?target=bright', f'csv:{pets}/tags.csv?labels=tags'
+
+
 # Of torchvision's fire modules, by number in `features`: input, squeeze, expand.
 FIRES = {
   3: (64, 16, 64),

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from PIL import Image
 
 from tljax import finetuning, models, train, weights
 from tljax.checkpoint import Checkpoints
@@ -120,21 +119,6 @@ def test_what_does_not_fit_is_one_line(launch, pets, tmp_path, flags, named):
   assert ended.status == 2 and ended.err.count('\n') == 1
   assert re.search(named, ended.err)
   assert not (tmp_path / 'run').exists()
-
-
-@pytest.fixture
-def tables(pets):
-  """Lists of the pets: how bright each is, and its classes."""
-  rows, bright, tags = [], ['image,bright'], ['image,tags']
-  for path in sorted(pets.rglob('*.*')):
-    with Image.open(path) as image:
-      rows.append((path.relative_to(pets), np.asarray(image.convert('L')).mean()))
-  for name, mean in rows:
-    bright.append(f'{name},{mean}')
-    tags.append(f'{name},{"animal|bright" if mean > 128 else "animal"}')
-  for name, lines in (('bright', bright), ('tags', tags)):
-    (pets / f'{name}.csv').write_text('\n'.join(lines))
-  return f'csv:{pets}/bright.csv?target=bright', f'csv:{pets}/tags.csv?labels=tags'
 
 
 def judged_again(launch, run, data, out):

@@ -12,7 +12,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from experiments import extract
 from tljax import weights
@@ -139,9 +138,9 @@ def test_finetune_from_scratch(launch, pets, tmp_path, trials, monkeypatch):
   out = tmp_path / 'run'
   stream, streams = batches.stream, []
 
-  def spy(dataset, batch_size, seed, transform=None, **options):
-    streams.append((batch_size, seed, transform))
-    return stream(dataset, batch_size, seed, transform, **options)
+  def spy(dataset, **options):
+    streams.append(tuple(options[k] for k in ('batch_size', 'seed', 'augment')))
+    return stream(dataset, **options)
 
   monkeypatch.setattr(batches, 'stream', spy)
   data = f'folder:{pets}'
@@ -268,21 +267,16 @@ def test_extract_sweeps_and_takes_views(
 
 
 @pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
-def test_extract_of_a_regression(launch, pets, squeezenet, tmp_path):
+def test_extract_of_a_regression(launch, tables, squeezenet, tmp_path):
   """How bright a picture is."""
-  rows = ['image,bright']
-  for path in sorted(pets.rglob('*.*')):
-    with Image.open(path) as image:
-      mean = np.asarray(image.convert('L')).mean()
-    rows.append(f'{path.relative_to(pets)},{mean}')
-  (pets / 'list.csv').write_text('\n'.join(rows))
+  data, _ = tables
   out = tmp_path / 'run'
-  flags = ('--data', f'csv:{pets}/list.csv?target=bright', '--weights', squeezenet)
+  flags = ('--data', data, '--weights', squeezenet)
   flags += ('--model', 'squeezenet1_1', '--head', 'ridge', *SMALL)
   ended = launch('extract', *flags, '--seeds', 1, '--out', out)
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
-  test = load_data(f'csv:{pets}/list.csv?target=bright', Transform(33, 38))['test']
+  test = load_data(data, Transform(33, 38))['test']
   predicted = predict(out, test.images)[:, 0]
   error = np.abs(predicted - test.labels).mean()
   np.testing.assert_allclose(result['mae'], error, rtol=1e-3)

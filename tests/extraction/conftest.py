@@ -11,11 +11,3 @@ def variables(model):
   drawn = model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
   statistics = jax.tree.map(lambda leaf: leaf + 0.5, drawn['batch_stats'])
   return {**drawn, 'batch_stats': statistics}
-
-
-@pytest.fixture(scope='module')
-def compile_fast():
-  """These heads are tiny and compile for far longer than they compute."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)

@@ -23,12 +23,7 @@ METHODS = {'lora': lora, 'ia3': ia3, 'ssf': ssf, 'adapters': adapters}
 MERGED = {'lora': lora, 'ia3': ia3, 'ssf': ssf}
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compile_fast():
-  """These networks compile for far longer than they compute."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('compile_fast')
 
 
 class Perceptron(nn.Module):

@@ -26,12 +26,7 @@ def resnet8(**options):
   return models.Classifier(backbone, models.Linear(10), spec, options.dtype)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compile_fast():
-  """These networks compile for far longer than they compute."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('compile_fast')
 
 
 def dtypes(tree):

@@ -17,12 +17,7 @@ WIDTH, DEPTH, TOKENS = 8, 3, 2
 CONFIG = Config(WIDTH, DEPTH, 2, patch=4, registers=0, dino=False, clip=False)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def compile_fast():
-  """These networks compile for far longer than they compute."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('compile_fast')
 
 
 def transformer(pool='token', **options):
