@@ -11,7 +11,7 @@ import itertools
 import pathlib
 import sys
 
-from experiments import cli, judging, settings
+from experiments import cli, grid, settings
 from tljax.data import batches
 from tljax.data.dataset import whole
 from tljax.errors import InputError
@@ -82,17 +82,17 @@ def compare(flags: Flags) -> None:
       for seed in done
       if not run.records(done[seed])
     }
-    for seed, one in judging.train(
+    for seed, one in grid.train(
       methods[name], streams, steps, target, start, **flags.machine.options()
     ):
-      features = judging.features(own, one, (sources[0], target))
-      facts = judging.judge(methods[name], one, sources[0], target, features)
+      features = grid.features(own, one, (sources[0], target))
+      facts = grid.judge(methods[name], one, sources[0], target, features)
       if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:
-        judging.keep(run.folder / 'features', name, features)
+        grid.keep(run.folder / 'features', name, features)
       facts |= {'seconds': one.seconds, **flags.scores(one, target)}
       run.log(done[seed], {'accuracy': one.accuracy} | facts)
       print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
-  judging.conclude(run, tasks, list(methods), flags.seed_range())
+  grid.conclude(run, tasks, list(methods), flags.seed_range())
 
 
 if __name__ == '__main__':

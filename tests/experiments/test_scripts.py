@@ -27,7 +27,7 @@ SCRIPTS = {path.stem for path in (ROOT / 'experiments').glob('*.py')} - {
   'cli',
   'diagnosis',
   'judgement',
-  'judging',
+  'grid',
   'machine',
   'results',
   'selection',

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments import judging
+from experiments import grid
 
 
 def test_correlations_are_of_ranks_within_a_task():
@@ -14,7 +14,7 @@ def test_correlations_are_of_ranks_within_a_task():
     ]
     for task, column in accuracies.items()
   }
-  rows = {row['validator']: row for row in judging.correlations(records)}
+  rows = {row['validator']: row for row in grid.correlations(records)}
   assert list(rows['right'].values()) == ['right', '1.00', '1.00', '1.00']
   assert rows['wrong']['mean'] == '-1.00' and rows['still']['mean'] == '0.00'
   assert rows['consensus']['mean'] == '0.00'  # their ranks cancel
@@ -24,7 +24,7 @@ def test_one_task_where_the_consensus_is_of_two_against_one():
   records = [
     {'accuracy': x, 'validators': {'p': x, 'q': x, 'r': -x}} for x in (0.1, 0.4, 0.6)
   ]
-  *_, consensus = judging.correlations({'a': records})
+  *_, consensus = grid.correlations({'a': records})
   assert consensus == {'validator': 'consensus', 'a': '1.00', 'mean': '1.00'}
 
 
@@ -36,8 +36,8 @@ def test_the_maps_are_of_what_was_kept(tmp_path, count):
   names = [f'method{i}' for i in range(count)]
   for name in names:
     found = [np.random.default_rng(i).normal(size=(40, 3)) for i in (0, 1)]
-    judging.keep(tmp_path / 'features', name, found)
-  figure = judging.draw(
+    grid.keep(tmp_path / 'features', name, found)
+  figure = grid.draw(
     tmp_path / 'features', names, {'s': {'test': Split}, 't': {'validation': Split}}
   )
   titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
