@@ -46,18 +46,21 @@ def read(flags: Flags, network: trained.Trained) -> tuple[str, Dataset]:
   split = flags.split or ('test' if 'test' in splits else 'validation')
   if split not in splits:
     raise InputError(f'{flags.data} has no split {split!r}, but {", ".join(splits)}')
-  source = splits[split]
-  names = network.classes
+  source, names = splits[split], network.classes
+  several = source.labels.dtype == bool
+  has, gives = _kind(source.classes, several), _kind(names, network.is_multi_label)
+  if has != gives:
+    raise InputError(f'{flags.data}: images have {has}, and the network gives {gives}')
+  count = source.labels.reshape(len(source), -1).shape[1]
+  if not names and count != network.outputs:
+    raise InputError(
+      f'{flags.data}: images have {count} targets, and the network gives '
+      f'{network.outputs}'
+    )
   is_open = names[-1:] == ('unknown',) and 'unknown' not in source.classes
   lone = sorted(set(source.classes) - set(names))
   if lone and not is_open:
     raise InputError(f'{flags.data}: the network does not know class {lone[0]!r}')
-  several = source.labels.dtype == bool
-  if several != network.is_multi_label:
-    has, gives = ('any number', 'one') if several else ('one', 'any number')
-    raise InputError(
-      f'{flags.data}: images have {has} of the classes, and the network gives {gives}'
-    )
   if several:
     source = source.keep_classes(names)
   dataset = loading.decode(source, network.transform, flags.skip_corrupt, False)[0]
@@ -65,6 +68,12 @@ def read(flags: Flags, network: trained.Trained) -> tuple[str, Dataset]:
     known = names[:-1] if is_open else names
     dataset = dataset.number_classes(known, unknown=is_open)
   return split, dataset
+
+
+def _kind(classes, is_multi_label):
+  if not classes:
+    return 'targets of a regression'
+  return 'any number of classes' if is_multi_label else 'one class'
 
 
 if __name__ == '__main__':

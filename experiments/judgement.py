@@ -8,7 +8,6 @@ import numpy as np
 from experiments.trained import Trained
 from tljax import report
 from tljax.data.dataset import Dataset
-from tljax.errors import InputError
 from tljax.measures import scores
 
 
@@ -17,9 +16,6 @@ def show(page: report.Page, title: str, network: Trained, dataset: Dataset) -> d
 
   They are a classification's, those of any number of classes an image with each class
   against its absence, or a regression's.
-
-  Raises:
-    InputError: a regression is of another number of targets.
   """
   of = _targets
   if network.classes:
@@ -62,11 +58,6 @@ def _labels(page, title, network, dataset):
 def _targets(page, title, network, dataset):
   outputs = network.logits(dataset.images)
   targets = dataset.labels.reshape(len(dataset), -1)
-  if outputs.shape != targets.shape:
-    raise InputError(
-      f'{title}: {targets.shape[1]} target(s) an image, and the network gives '
-      f'{outputs.shape[1]}'
-    )
   figures = _show_figures(page, title, scores.regression(outputs, targets))
   page.figure('Predictions', report.parity(targets, outputs))
   errors = np.abs(outputs - targets) / np.maximum(targets.std(0), 1e-12)

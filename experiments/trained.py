@@ -65,6 +65,13 @@ class Trained(NamedTuple):
     run = jax.jit(lambda x: self.predict(to_float(x)))
     return in_batches(run, images, 64, sharding.of_processes())
 
+  @property
+  def outputs(self) -> int:
+    """How many logits, or targets, it gives of an image."""
+    size = self.transform.size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.eval_shape(self.predict, images).shape[-1]
+
   def evidence(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Maps (N, h, w) of where in images (N, H, W, 3) uint8 the labels (N,) are seen."""
     images, stage = to_float(jnp.asarray(images)), ('backbone', self.stages[-1])

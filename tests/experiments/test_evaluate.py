@@ -173,7 +173,14 @@ def test_a_regression_is_judged_by_its_errors(launch, extracted, pets, tmp_path)
   assert 'alt="Predictions"' in page and 'alt="Mistakes"' in page
   other = ('--data', f'folder:{pets}', '--out', tmp_path / 'other')
   ended = launch('evaluate', '--run', run, *other)
-  assert ended.status == 2 and "does not know class 'cat'" in ended.err, ended.err
+  assert ended.status == 2 and 'have one class, and' in ended.err, ended.err
+  table = tmp_path / 'two.csv'
+  rows = (f'{file},1.0,2.0' for file in pets.rglob('*.*'))
+  table.write_text('\n'.join(['image,light,hue', *rows]))
+  other = ('--data', f'csv:{table}?target=light,hue', '--out', tmp_path / 'other')
+  ended = launch('evaluate', '--run', run, *other)
+  assert ended.status == 2 and '2 targets, and the network gives 1' in ended.err
+  assert not (tmp_path / 'other').exists()
 
 
 def test_several_classes_are_judged_each(launch, extracted, pets, tmp_path):
@@ -190,4 +197,4 @@ def test_several_classes_are_judged_each(launch, extracted, pets, tmp_path):
   (pets / 'dog').rename(pets / 'dark')
   other = ('--data', f'folder:{pets}', '--out', tmp_path / 'other')
   ended = launch('evaluate', '--run', run, *other)
-  assert ended.status == 2 and 'have one of the classes' in ended.err, ended.err
+  assert ended.status == 2 and 'have one class, and' in ended.err, ended.err
