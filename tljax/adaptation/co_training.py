@@ -105,7 +105,10 @@ def mean_of_sure(logits: jax.Array, labels: jax.Array, sure: jax.Array) -> jax.A
 
 
 def overlap(first: Params, second: Params) -> jax.Array:
-  """Sum of |W1^T W2| over two heads' matrices (D, K): 0 if they see other features."""
+  """Sum of |W1^T W2| over two heads' matrices (D, K): 0 if they see other features.
+
+  The authors' code sums |W1 W2^T| of first layers, which is not 0 then.
+  """
 
   def one(a, b):
     return jnp.sum(jnp.abs(a.T @ b)) if a.ndim == 2 else jnp.zeros((), a.dtype)
