@@ -4,7 +4,9 @@ XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed.
 matrix products for the kernel's positions, of strips of an image so that the slices
 stay in the processor's cache, it has most of it; and a 1x1 convolution is a matrix
 product. So is any whose windows, laid side by side, are few, such as a LeNet's: forth,
-where XLA needs eight times as long for three channels, and back, some images at a time.
+where XLA needs eight times as long for three channels, and back, some images at a time;
+where a kernel has few features too, for several results in a row at once, as a product
+of few columns is slow.
 A 3x3 convolution of many channels, which most of a VGG's or a ResNet's time goes to, is
 Winograd's, and a depthwise one a sum of shifted products, a tenth of XLA's time. On a
 GPU few channels convolved with strides are blocks of pixels, of more channels.
@@ -30,6 +32,7 @@ _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache, and columns below which a product is slow, or
 # can be quicker.
 _ROWS, _COLUMNS, _WIDE = 2048, 32, 128
+_NARROW = 96  # columns that results in a row may have together
 _WINDOWS = 1 << 24  # bytes of a batch's, up to which to lay them side by side pays
 _by_xla = contextvars.ContextVar(
   'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
@@ -148,13 +151,16 @@ def _convolve(x, kernel, strides, padding):
   extent = _extent(x.shape, kernel.shape, strides, padding)
   if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, extent):
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    beside = _beside(kernel.shape, extent)
+    kernel = _repeat(kernel, beside, strides[1])
     matrix = kernel.reshape(-1, kernel.shape[3])
+    strides, fewer = (strides[0], strides[1] * beside), (extent[0], extent[1] // beside)
 
     def convolve_some(x):
-      windows = jnp.concatenate(_slices(x, kernel.shape, strides, extent), -1)
-      return products.product(windows, matrix)
+      windows = jnp.concatenate(_slices(x, kernel.shape, strides, fewer), -1)
+      return products.product(windows, matrix).reshape(len(x), *extent, -1)
 
-    return tiles.over_images(convolve_some, x, _ROWS // math.prod(extent))
+    return tiles.over_images(convolve_some, x, _ROWS // math.prod(fewer))
   return _convolve_by_xla(x, kernel, strides, padding)
 
 
@@ -181,6 +187,18 @@ def _extent(images, kernel, strides, padding):
 def _few_windows(x, kernel, extent):
   windows = len(x) * math.prod(extent) * math.prod(kernel.shape[:3])
   return windows * x.dtype.itemsize <= _WINDOWS
+
+
+def _beside(kernel, extent):
+  """How many results in a row one product is to give, whose columns are few else."""
+  return tiles.divisor(extent[1], min(kernel[1], _NARROW // kernel[3]))
+
+
+def _repeat(kernel, times, stride):
+  """The kernel of so many results in a row: their features, one after the other."""
+  shifts = [(i * stride, (times - 1 - i) * stride) for i in range(times)]
+  copies = [jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts]
+  return jnp.concatenate(copies, -1)
 
 
 def _slices(x, kernel, strides, extent):
@@ -246,16 +264,23 @@ def _kernel_gradient(x, grad, shape, strides, padding):
   """Sums the outer products of the images' pixels and the gradient's.
 
   In tiles, strips of an image or several images, whose slices stay in the cache. Where
-  pixels have few channels, those beside each other are laid side by side first: a
-  product of few columns is slow.
+  pixels have few channels, those beside each other are laid side by side first, and so
+  are the gradient's: a product of few columns is slow.
   """
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  height, width, channels, _ = shape
-  images, rows = _tile(grad.shape)
+  few = shape[2] < _COLUMNS
+  beside = _beside(shape, grad.shape[1:3]) if few else 1
+  kernel = jax.ShapeDtypeStruct(shape, products.wide(grad.dtype))
+  repeat = functools.partial(_repeat, times=beside, stride=strides[1])
+  height, width, channels, _ = shape = jax.eval_shape(repeat, kernel).shape
+  strides = strides[0], strides[1] * beside
+  images, rows = _tile((*grad.shape[:2], grad.shape[2] // beside))
   strips = grad.shape[1] // rows
 
   def outer(x, grad):
-    if channels < _COLUMNS:
+    if few:
+      # Not before: with what gives it XLA would compute it in this order, slowly.
+      grad = grad.reshape(*grad.shape[:2], -1, shape[3])
       x = jnp.concatenate(_slices(x, shape, strides, grad.shape[1:3]), -1)
       return products.outer(x, grad).reshape(shape)
     if channels > _WIDE:
@@ -266,8 +291,12 @@ def _kernel_gradient(x, grad, shape, strides, padding):
       parts = _slices(x, (height, 1), (strides[0], 1), grad.shape[1:3])
     return jnp.stack([products.outer(part, grad) for part in parts]).reshape(shape)
 
+  def gather(total):
+    """Sums what the copies of the kernel got."""
+    return jax.linear_transpose(repeat, kernel)(total)[0]
+
   if (images, strips) == (len(x), 1):
-    return outer(x, grad)
+    return gather(outer(x, grad))
 
   def add(total, tile):
     image, row = tile // strips * images, tile % strips * rows
@@ -278,13 +307,13 @@ def _kernel_gradient(x, grad, shape, strides, padding):
     part = lax.dynamic_slice(grad, (image, row, 0, 0), (images, rows, *grad.shape[2:]))
     return total + outer(pixels, part), None
 
-  start = jnp.zeros(shape, products.wide(grad.dtype))
-  return lax.scan(add, start, jnp.arange(len(x) // images * strips))[0]
+  start = jnp.zeros(shape, kernel.dtype)
+  return gather(lax.scan(add, start, jnp.arange(len(x) // images * strips))[0])
 
 
 def _tile(shape):
-  """How many images, and rows of one, are a tile of (N, H, W, features)."""
-  count, height, width, _ = shape
+  """How many images, and rows of one, are a tile of (N, H, W)."""
+  count, height, width = shape
   if jax.device_count() > 1:  # all at once: a scan would gather what they share
     return count, height
   rows = tiles.divisor(height, _ROWS // width)
