@@ -16,12 +16,12 @@ from tljax.run import Run
 FAMILIES = {'adaptation': adaptation, 'finetuning': finetuning}
 METHODS = [(name, m) for name, family in FAMILIES.items() for m in family.names()]
 # By module: a method's tests follow each other and share what is compiled for it.
-pytestmark = pytest.mark.parametrize(
-  ('family', 'name'), METHODS, ids=[f'{f}.{m}' for f, m in METHODS], scope='module'
-)
-
-
-pytestmark = pytest.mark.usefixtures('compile_fast')
+pytestmark = [
+  pytest.mark.usefixtures('compile_fast'),
+  pytest.mark.parametrize(
+    ('family', 'name'), METHODS, ids=[f'{f}.{m}' for f, m in METHODS], scope='module'
+  ),
+]
 
 
 @pytest.fixture(scope='module')

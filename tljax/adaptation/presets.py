@@ -134,17 +134,15 @@ def build(
     domains: of the source.
     library: whether to take the options and ramps of `LIBRARY`.
   """
-  parts = name.split('+')
-  given = {}
+  parts, given = name.split('+'), {}
+  gamma = {'gamma': _GAMMA} if library else {}
   for part in parts:
-    settings, gamma = (
-      (library_settings(part), _GAMMA) if library else (Settings(), 10.0)
-    )
+    settings = library_settings(part) if library else Settings()
     published = dict(settings.options)
     if library and part == 'mean_teacher':
       published |= _self_ensembling(model.head.num_classes)
     peak = settings.strength if strength is None else strength
-    given[part] = published | options(part, steps, peak, task_loss, domains, gamma)
+    given[part] = published | options(part, steps, peak, task_loss, domains, **gamma)
   given = given[name] if len(parts) == 1 else given
   return adaptation.create(name, model, optimizer, **given)
 
