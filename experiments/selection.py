@@ -21,7 +21,7 @@ from tljax.finetuning import strategy, summary
 from tljax.inference import in_batches
 from tljax.measures import ranking, source_predictions, transferability
 
-DEFAULT = 'LogME'  # the score that ranks; see the README's table
+DEFAULT = 'LogME'  # the score that ranks; see README.md here
 ESTIMATE = 'linear probe'  # the score that is an accuracy
 _TIMED = 3  # steps
 

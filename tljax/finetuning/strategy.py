@@ -117,8 +117,8 @@ def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:
   Few examples that the frozen features tell apart want no more than a linear head: to
   tune is to overfit, and to distort them (Kumar et al., 2022). With more the upper
   stages pay; with many all of them. Where the features do not serve, each pays with
-  fewer examples. The limits were set on the sets of the README's table. Where nothing
-  can be held out, features are taken to serve.
+  fewer examples. The limits were set on the sets of the table in experiments/README.md.
+  Where nothing can be held out, features are taken to serve.
 
   Args:
     evidence: see `measure`.
