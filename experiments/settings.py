@@ -150,7 +150,7 @@ class Flags(cli.TrainingFlags):
     on_source = batches.merge(*streams)
     if name in ('source_only', 'oracle'):
       return on_source if name == 'source_only' else self.stream(target, seed)
-    on_target = self.stream(target, seed, **self.of_target(name))
+    on_target = self.stream(target, seed, **self.of_target(name, len(target)))
     if not self.target_shots:
       return batches.pair(on_source, on_target)
     if len(sources) > 1:
@@ -169,13 +169,18 @@ class Flags(cli.TrainingFlags):
     weak = {'augment': randaugment.weak} if self.augment == 'fixmatch' else {}
     return super().stream(dataset, seed, **{**weak, **options})
 
-  def of_target(self, name: str) -> dict[str, Any]:
-    """What the target's unlabelled batches of a method have of their own."""
+  def of_target(self, name: str, size: int) -> dict[str, Any]:
+    """What the unlabelled batches of a target of so many examples have of their own."""
     options = {}
     if self.augment == 'fixmatch':
       options['augment'] = randaugment.fixmatch()
     if self.library:
       times = presets.library_settings(name).target_batches
+      if times > 1 and times * self.batch_size > size:
+        raise InputError(
+          f'--library: {name} takes {times} times --batch-size from the target, which '
+          f'has {size} examples; choose a --batch-size up to {size // times}'
+        )
       options['batch_size'] = times * self.batch_size
     return options
 

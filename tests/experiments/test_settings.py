@@ -9,6 +9,7 @@ from experiments import settings
 from tljax import adaptation
 from tljax.adaptation import mcd
 from tljax.data.dataset import Dataset
+from tljax.errors import InputError
 from tljax.train import Trial
 
 
@@ -98,6 +99,14 @@ def test_the_library_has_batches_of_its_own(model, tmp_path, name, size):
   method = adaptation.create(name, model, optax.sgd(0.1))
   batch = flags.batches_for(name, method, sets[:1], sets[1], seed=3)(0)
   assert [len(batch[k]['image']) for k in ('source', 'target')] == [8, size]
+
+
+def test_a_target_smaller_than_the_librarys_batch_is_refused(model, tmp_path):
+  flags = settings.Flags(out=tmp_path, batch_size=8, library=True)
+  method = adaptation.create('fixmatch', model, optax.sgd(0.1))
+  sets = numbered(0), numbered(100)
+  with pytest.raises(InputError, match='20 examples; choose a --batch-size up to 6'):
+    flags.batches_for('fixmatch', method, sets[:1], sets[1], seed=3)
 
 
 def test_fixmatchs_views_are_of_the_target(model, tmp_path):
