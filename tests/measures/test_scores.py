@@ -51,6 +51,12 @@ def test_classification_written_out(predictions):
   assert table['b']['recall'] == pytest.approx(recall)
 
 
+def test_cross_entropy_of_what_was_held_impossible():
+  logits = np.float32([[50, 0], [0, 3]])
+  figures = scores.classification(logits, np.array([1, 1]))
+  assert figures['cross_entropy'] == pytest.approx((50 + np.log1p(np.exp(-3))) / 2)
+
+
 def test_a_class_without_examples_has_no_curve():
   logits = np.float32([[2, 0, 1], [0, 1, 0]])
   figures = scores.classification(logits, np.array([0, 1]))
@@ -106,6 +112,20 @@ def test_multi_label_by_hand():
   np.testing.assert_allclose(figures['macro_f1'], (1 / 2 + 2 / 3 + 0) / 3)
   np.testing.assert_allclose(figures['micro_f1'], 2 * 2 / (4 + 4))
   np.testing.assert_allclose(figures['exact'], 1 / 4)
+
+
+def test_a_lone_class_is_judged_by_its_presence():
+  logits, labels = np.float32([[1], [1], [-1], [-1]]), np.eye(4, 1, dtype=bool)
+  figures = scores.multi_label(logits, labels)
+  assert figures['macro_f1'] == figures['micro_f1'] == pytest.approx(2 / 3)
+  (row,) = scores.by_class(logits, labels, ['cat']).values()
+  wanted = {'precision': 0.5, 'recall': 1, 'f1': 2 / 3, 'examples': 1}
+  assert row == pytest.approx(wanted)
+
+
+def test_no_example_of_any_class_has_no_precision():
+  figures = scores.multi_label(np.float32([[1, -1]]), np.zeros((1, 2), bool))
+  assert np.isnan(figures['mean_average_precision'])
 
 
 def test_open_set_by_hand():

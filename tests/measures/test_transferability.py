@@ -229,12 +229,35 @@ def test_transrate_by_determinants(examples, wide):
 def test_parc_is_spearmans_correlation(examples):
   features, labels = examples
   points, _ = labelled.principal(features, 32)
+  points = points / points.std(0)
   pairs = np.triu_indices(120, 1)
   apart = (1 - np.corrcoef(points))[pairs]
   other = (1 - np.corrcoef(np.eye(3)[labels]))[pairs]
   expected = 100 * stats.spearmanr(apart, other.round(9)).statistic
   found = transferability.parc(features, labels)
   np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_parc_leaves_out_components_that_are_rounding(examples):
+  features, labels = examples
+  padded = np.pad(features, ((0, 0), (0, 34)))
+  wanted = transferability.parc(features, labels)
+  np.testing.assert_allclose(transferability.parc(padded, labels), wanted, rtol=1e-3)
+
+
+def test_the_probe_leaves_out_what_it_drew_one_example_of():
+  labels = np.repeat(np.arange(20), [2] * 10 + [10] * 10)
+  features = np.eye(20)[labels]
+  assert transferability.linear_probe(features, labels, examples=60) > 0.5
+  with pytest.raises(InputError, match='of 2 examples no two classes'):
+    transferability.linear_probe(features, labels, examples=2)
+
+
+def test_shrinkage_of_one_feature(examples):
+  features, labels = examples[0][:, :1], examples[1]
+  plain = transferability.h_score(features, labels)
+  shrunk = transferability.shrunk_h_score(features, labels)
+  np.testing.assert_allclose(shrunk * (len(labels) - 1) / len(labels), plain, rtol=1e-6)
 
 
 def test_probe_and_neighbours_are_accuracies_on_what_was_held_out(examples):

@@ -73,6 +73,28 @@ def test_density_ratio_of_two_gaussians():
   np.testing.assert_allclose(got, np.exp(points[:, 0] - 0.5), rtol=0.15)
 
 
+def test_density_ratio_of_one_distribution_in_many_dimensions():
+  """It is 1; a fixed penalty told 500 points of 512 features apart by chance."""
+  source, target, points = np.random.default_rng(0).normal(size=(3, 500, 512))
+  got = validators.density_ratio(source, target, points)
+  np.testing.assert_allclose(got.mean(), 1, rtol=0.1)
+  assert np.isfinite(validators.density_ratio(source, target + 9, 1e4 + points)).all()
+
+
+def test_validators_of_half_precision_and_of_zeros():
+  logits = RNG.normal(size=(8, 3)).astype(np.float16)
+  got = validators.nuclear_norm(logits), validators.effective_rank(logits)
+  wide = np.float64(logits)
+  wanted = validators.nuclear_norm(wide), validators.effective_rank(wide)
+  np.testing.assert_allclose(got, wanted, rtol=1e-3)
+  assert validators.effective_rank(np.zeros((4, 3))) == 1
+
+
+def test_dev_of_equal_weights_is_iwcv():
+  losses, weights = RNG.uniform(size=333), np.full(333, 0.1)
+  assert validators.dev(losses, weights) == validators.iwcv(losses, weights)
+
+
 def test_iwcv_and_dev():
   losses, weights = RNG.uniform(size=6), RNG.uniform(0.2, 3, size=6)
   weighted = [w * x for w, x in zip(weights, losses, strict=True)]

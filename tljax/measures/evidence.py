@@ -25,7 +25,8 @@ def logme(
   a function of t alone: -(log det(1 + F F' / t) + N log(2 pi q / N) + N) / 2 with
   q = y' (1 + F F' / t)^-1 y. Of a tridiagonal form of the Gram matrix each t takes
   linear time, and no eigenvector is wanted. The authors' code stops after eleven steps
-  of a fixed-point iteration to the same maximum.
+  of a fixed-point iteration to the same maximum, or where D is larger than N to that of
+  another function, which counts eigenvalues that are 0 in one of two places.
 
   Args:
     features: (N, D) float.
@@ -39,6 +40,7 @@ def logme(
   is_regression = np.issubdtype(labels.dtype, np.floating)
   targets = np.float64(labels) if is_regression else one_hot(labels)
   targets = targets.reshape(len(labels), -1)
+  targets = targets[:, np.ptp(targets, 0) > 0]  # what never varies tells nothing
   evidence = _evidence(features, targets, gram)
   grid = np.linspace(math.log(_LEAST), math.log(_MOST), 33)
   values = np.stack([evidence(point) for point in grid])

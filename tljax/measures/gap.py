@@ -25,8 +25,9 @@ _run = jax.jit(lambda distance, x, y: distance(x, y), static_argnums=0)
 
 
 def _sliced(source, target):
-  count = min(len(source), len(target))
-  return transport.sliced_wasserstein(source[:count], target[:count], jax.random.key(0))
+  count, rng = min(len(source), len(target)), np.random.default_rng(0)
+  halves = [points[rng.permutation(len(points))[:count]] for points in (source, target)]
+  return transport.sliced_wasserstein(*halves, jax.random.key(0))
 
 
 DISTANCES: dict[str, Distance] = {

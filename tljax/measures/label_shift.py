@@ -61,7 +61,7 @@ def resample(labels: np.ndarray, shares: np.ndarray, seed: int = 0) -> np.ndarra
   wanted = wanted / wanted.sum()
   # A class of less than an example's share does not decide how many there can be.
   ratio = np.divide(counts, wanted, out=np.full(len(counts), np.inf), where=wanted > 0)
-  total = np.min(ratio[wanted * len(labels) >= 1])
+  total = np.min(ratio[wanted * len(labels) >= 1 - 1e-9])
   rng, chosen = np.random.default_rng(seed), []
   for k, count in enumerate(np.round(total * wanted).astype(int)):
     chosen.append(rng.permutation(np.flatnonzero(labels == k))[:count])

@@ -49,7 +49,7 @@ def principal(features: np.ndarray, directions: int) -> tuple[np.ndarray, np.nda
   """
   count = min(directions, *features.shape)
   pca = PCA(count, svd_solver='randomized', iterated_power=4, random_state=0)
-  points = pca.fit_transform(np.float32(features))
+  points = pca.fit_transform(np.float32(features - features.mean(0)))
   return np.float64(points), pca.explained_variance_ratio_
 
 

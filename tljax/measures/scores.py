@@ -20,9 +20,9 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """Returns the scores of a classifier by name.
 
   They are accuracy, with more than five classes also that of the five likeliest, the
-  mean of the classes' F1, the mean area under the curves of each class against the
-  rest where all classes are there, the cross-entropy in nats, and the calibration
-  error.
+  mean of the classes' F1, which is 0 of those not there, the mean area under the curves
+  of each class against the rest where all classes are there, the cross-entropy in nats,
+  and the calibration error.
 
   Args:
     logits: (N, K) float.
@@ -40,7 +40,8 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   if len(np.unique(labels)) == count:
     likelihood = probabilities if count > 2 else probabilities[:, 1]
     figures['auroc'] = metrics.roc_auc_score(labels, likelihood, multi_class='ovr')
-  figures['cross_entropy'] = metrics.log_loss(labels, probabilities, labels=every)
+  log_likelihood = special.log_softmax(np.float64(logits), -1)
+  figures['cross_entropy'] = -np.mean(log_likelihood[np.arange(len(labels)), labels])
   figures['calibration_error'] = calibration_error(probabilities, labels)
   return {name: float(value) for name, value in figures.items()}
 
@@ -76,13 +77,18 @@ def by_class(
   """
   predicted = logits > 0 if labels.ndim > 1 else logits.argmax(-1)
   columns = metrics.precision_recall_fscore_support(
-    labels, predicted, labels=range(len(classes)), zero_division=0
+    labels, predicted, labels=_columns(labels, len(classes)), zero_division=0
   )
   names = ('precision', 'recall', 'f1', 'examples')
   return {
     name: dict(zip(names, map(float, row), strict=True))
     for name, row in zip(classes, zip(*columns, strict=True), strict=True)
   }
+
+
+def _columns(labels, count):
+  """What scikit-learn calls the classes: of a lone one its presence is 1."""
+  return [1] if labels.ndim > 1 and count == 1 else range(count)
 
 
 def calibration_error(
@@ -104,21 +110,23 @@ def calibration_error(
 def multi_label(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """Returns the scores of a classifier whose examples have any number of classes.
 
-  They are the mean, over the classes that any example has, of average precision, the
-  area under its steps of precision by recall; F1 at a probability of one half, the mean
-  over classes and over all labels; and 'exact', the share of examples whose classes
-  are all right.
+  They are the mean, over the classes that any example has (NaN where none has any), of
+  average precision, the area under its steps of precision by recall; F1 at a
+  probability of one half, the mean over classes and over all labels; and 'exact', the
+  share of examples whose classes are all right.
 
   Args:
     logits: (N, K) float, of each class against its absence.
     labels: (N, K) bool.
   """
   there, predicted = labels.any(0), logits > 0
-  precision = metrics.average_precision_score(labels[:, there], logits[:, there])
-  figures = {'mean_average_precision': precision}
+  precision = np.nan
+  if there.any():
+    precision = metrics.average_precision_score(labels[:, there], logits[:, there])
+  figures, columns = {'mean_average_precision': precision}, _columns(labels, len(there))
   for average in ('macro', 'micro'):
     figures[f'{average}_f1'] = metrics.f1_score(
-      labels, predicted, average=average, zero_division=0
+      labels, predicted, labels=columns, average=average, zero_division=0
     )
   figures['exact'] = np.mean(np.all(predicted == labels, -1))
   return {name: float(value) for name, value in figures.items()}

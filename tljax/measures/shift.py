@@ -165,7 +165,8 @@ def homm(source: jax.Array, target: jax.Array, *, order: int = 3) -> jax.Array:
   """Higher-order moment matching (Chen et al., 2020, equation 4).
 
   The mean squared difference of the D^order products of coordinates, averaged over
-  each domain; by inner products, without a tensor of that size.
+  each domain; by inner products, without a tensor of that size. The authors' code takes
+  each batch's mean away first.
 
   Args:
     source: (N, D) float.

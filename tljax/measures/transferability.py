@@ -71,7 +71,9 @@ def shrunk_h_score(
   # Ledoit and Wolf, 2004, lemma 3.2 to 3.4: errors of C's entries, by its distance.
   apart = np.sum(covariance**2) - width * mean**2
   error = np.mean(np.sum(centred**2, 1) ** 2) - np.sum(covariance**2)
-  shrinkage = np.clip(error / (count * apart), np.finfo(np.float64).eps, 1)
+  least = np.finfo(np.float64).eps
+  # One feature is all there is of its covariance.
+  shrinkage = np.clip(error / (count * apart), least, 1) if width > 1 else least
   covariance *= 1 - shrinkage
   covariance[np.diag_indices(width)] += shrinkage * mean
   solved = linalg.solve(covariance, means.T, assume_a='pos')
@@ -83,7 +85,8 @@ def gbc(features: np.ndarray, labels: np.ndarray, *, directions: int = 64) -> fl
 
   The sum over pairs of classes, in either order, of Bhattacharyya's coefficient
   exp(-distance), of the principal components of the features; the Gaussians are
-  spherical, with a variance of 1e-4 at least, as the authors' are.
+  spherical, with a variance of 1e-4 at least, as the authors' are, whose code leaves
+  their dimension out of the part that compares variances.
 
   Args:
     features: (N, D) float.
@@ -139,7 +142,8 @@ def parc(
 
   100 times Spearman's correlation, over pairs of examples, of 1 - Pearson's correlation
   of their features with that of their labels' indicators, which only knows the same
-  class from another. From -100 to 100.
+  class from another. From -100 to 100. Features are the principal components, each of
+  variance 1, as in the authors' code.
 
   Args:
     features: (N, D) float.
@@ -150,6 +154,9 @@ def parc(
   """
   features, labels = drawn(features, labels, examples, seed)
   points, _ = principal(features, directions)
+  spread = points.std(0)
+  seen = spread > 1e-6 * spread.max()  # the others are rounding
+  points = points[:, seen] / spread[seen]
   unit = points - points.mean(1, keepdims=True)
   unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
   pairs = np.triu_indices(len(unit), 1)
@@ -172,7 +179,8 @@ def linear_probe(
 ) -> float:
   """Accuracy of a logistic regression on held-out folds, in [0, 1].
 
-  Features are standardised, and the regression's C is 0.1.
+  Features are standardised, and the regression's C is 0.1. A class of which one example
+  is drawn is left out, as it cannot be trained on and held out.
 
   Args:
     features: (N, D) float.
@@ -182,12 +190,16 @@ def linear_probe(
     seed: draws examples and folds.
 
   Raises:
-    InputError: as all; or a class has one example.
+    InputError: as all; or a class has one example, or too few are drawn of any two.
   """
-  features, labels = drawn(features, labels, examples, seed)
-  rarest = np.unique(labels, return_counts=True)[1].min()
-  if rarest < 2:
+  if np.unique(labels, return_counts=True)[1].min() < 2:
     raise InputError('a class has one example, which cannot be trained on and held out')
+  features, labels = drawn(features, labels, examples, seed)
+  _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+  if np.sum(counts > 1) < 2:
+    raise InputError(f'of {len(labels)} examples no two classes have two each')
+  kept, rarest = counts[classes] > 1, counts[counts > 1].min()
+  features, labels = features[kept], labels[kept]
   probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
   split = StratifiedKFold(min(folds, rarest), shuffle=True, random_state=seed)
   return float(cross_val_score(probe, np.float32(features), labels, cv=split).mean())

@@ -54,7 +54,7 @@ def mmd_p_value(
 
   Args:
     source: (N, D) float.
-    target: (M, D) float.
+    target: (M, D) float; two points of either at least.
     permutations: number of random ones; the least p-value is 1 / (it + 1).
     kernel: see `shift.mmd`.
     seed: draws them.
