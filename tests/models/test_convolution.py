@@ -62,7 +62,7 @@ def devices(request, monkeypatch):
   """On one device some images at a time, or strips of one, on several all at once; what
   meets a kernel is laid side by side, a kernel's row is, or is not.
   """
-  changes = {'_ROWS': 200, '_WINDOWS': 0, **request.param}
+  changes = {'_ROWS': 200, '_WINDOWS': 0, '_ALL_WINDOWS': 0, **request.param}
   count = changes.pop('devices', 1)
   if changes.pop('winograd', False):
     for name, value in {'_CHANNELS': 1, '_PIXELS': 1}.items():
@@ -70,6 +70,18 @@ def devices(request, monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: count)
   for name, value in changes.items():
     monkeypatch.setattr(convolution, name, value)
+
+
+def test_a_large_batch_of_small_images_is_no_convolution_of_xlas():
+  """Which takes twelve times as long for three channels to twenty."""
+  x, kernel = jnp.zeros((1024, 28, 28, 3)), jnp.zeros((5, 5, 3, 20))
+
+  def convolve(x):
+    return convolution.convolve(x, kernel, (1, 1), 'VALID')
+
+  assert 'conv_general_dilated' not in str(jax.make_jaxpr(convolve)(x))
+  large = jnp.zeros((8, 224, 224, 3))
+  assert 'conv_general_dilated' in str(jax.make_jaxpr(convolve)(large))
 
 
 @pytest.mark.parametrize(('shape', 'kernel', 'strides', 'padding'), CASES + DEPTHWISE)

@@ -33,7 +33,8 @@ _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # can be quicker.
 _ROWS, _COLUMNS, _WIDE = 2048, 32, 128
 _NARROW = 96  # columns that results in a row may have together
-_WINDOWS = 1 << 24  # bytes of a batch's, up to which to lay them side by side pays
+# Bytes of an image's windows, or of all, up to which to lay them side by side pays.
+_WINDOWS, _ALL_WINDOWS = 1 << 18, 1 << 24
 _by_xla = contextvars.ContextVar(
   'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
 )
@@ -185,8 +186,8 @@ def _extent(images, kernel, strides, padding):
 
 
 def _few_windows(x, kernel, extent):
-  windows = len(x) * math.prod(extent) * math.prod(kernel.shape[:3])
-  return windows * x.dtype.itemsize <= _WINDOWS
+  size = math.prod(extent) * math.prod(kernel.shape[:3]) * x.dtype.itemsize
+  return size <= _WINDOWS or len(x) * size <= _ALL_WINDOWS
 
 
 def _beside(kernel, extent):
