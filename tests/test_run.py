@@ -1,6 +1,7 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from tljax.errors import InputError
@@ -122,8 +123,9 @@ def test_rewind_before_any_record(tmp_path):
 
 def test_write_result(run):
   run.write_result({'accuracy': 0.5})
-  run.write_result({'accuracy': 0.75})
-  assert json.loads((run.folder / 'result.json').read_text()) == {'accuracy': 0.75}
+  run.write_result({'accuracy': 0.75, 'seeds': [{'r2': np.nan}, np.inf]})
+  text = (run.folder / 'result.json').read_text()
+  assert json.loads(text) == {'accuracy': 0.75, 'seeds': [{'r2': None}, None]}
   assert not list(run.folder.glob('.*.partial'))
 
 

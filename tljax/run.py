@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import json
+import math
 import os
 import pathlib
 import re
@@ -73,8 +74,9 @@ class Run:
     _write(self.folder / 'metrics.jsonl', text)
 
   def write_result(self, result: dict[str, Any]) -> None:
-    """Writes the final figures to result.json."""
-    _write(self.folder / 'result.json', json.dumps(result, indent=2) + '\n')
+    """Writes the final figures to result.json, null for what is not a number."""
+    text = json.dumps(_without_nan(result), indent=2, allow_nan=False)
+    _write(self.folder / 'result.json', text + '\n')
 
 
 def _open(folder, config, resume):
@@ -128,6 +130,15 @@ def _check_same(folder, before, config, resume):
       f'{folder} holds this run already; go on with it by --resume, '
       'or choose another --out'
     )
+
+
+def _without_nan(value):
+  """JSON has no word for NaN or infinity, at which other readers than Python's stop."""
+  if isinstance(value, dict):
+    return {key: _without_nan(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_without_nan(item) for item in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(path, text):

@@ -183,6 +183,15 @@ class Trial(NamedTuple):
   logits: np.ndarray
   accuracy: float
 
+  @classmethod
+  def judged(
+    cls, state: TrainState | None, records: list[dict], logits: np.ndarray, on: Dataset
+  ) -> 'Trial':
+    """Returns the trial of these logits of the examples `on`."""
+    has_one = scores.metric(on.labels) == 'accuracy'
+    accuracy = scores.accuracy(logits, on.labels) if has_one else math.nan
+    return cls(state, records, logits, accuracy)
+
   @property
   def seconds(self) -> float:
     """Seconds of training, compilation included."""
@@ -203,25 +212,20 @@ def trial(
 ) -> Trial:
   """Initialises, fits and judges a method with one seed; `options` are `fit`'s.
 
-  The 'validation' split gives the curves: of accuracy and, which takes no labels, of
-  InfoMax; of a regression that of R squared, of several classes an example the mean
-  average precision. The 'test' split, where there is one,
-  gives the final accuracy, of the last state.
+  The 'validation' split gives the curves: of `scores.metric` and, of examples with one
+  class, of InfoMax, which takes no labels. The 'test' split, where there is one, gives
+  the final accuracy, of the last state.
   """
   mesh = mesh or sharding.data_mesh()
   logits, validation = predictor(method), splits['validation']
 
   def evaluate(state):
     outputs, labels = logits(state, validation.images), validation.labels
-    if validation.is_multi_label:
-      name, figures = 'mean_average_precision', scores.multi_label(outputs, labels)
-      return {f'validation_{name}': figures[name]}
-    if not validation.classes:
-      return {'validation_r2': scores.regression(outputs, labels)['r2']}
-    return {
-      'validation_accuracy': scores.accuracy(outputs, labels),
-      'validation_infomax': validators.information(outputs),
-    }
+    metric = scores.metric(labels)
+    figures = {f'validation_{metric}': scores.score(outputs, labels)}
+    if metric == 'accuracy':
+      figures['validation_infomax'] = validators.information(outputs)
+    return figures
 
   with _ahead(batches, 0, 1, mesh) as ahead:
     state = begin(method, jax.random.key(seed), variables, next(ahead), mesh)
@@ -236,10 +240,7 @@ def trial(
     **options,
   )
   test = judging_split(splits)
-  outputs = logits(state, test.images)
-  has_one = test.classes and not test.is_multi_label
-  accuracy = scores.accuracy(outputs, test.labels) if has_one else math.nan
-  return Trial(state, records, outputs, accuracy)
+  return Trial.judged(state, records, logits(state, test.images), test)
 
 
 def begin(
@@ -283,12 +284,7 @@ def trials_at_once(
   test = judging_split(splits)
   logits = predictor(members)(state, test.images).swapaxes(0, 1)
   return {
-    seed: Trial(
-      sweep.member(state, i, own_batches=True),
-      [record],
-      one,
-      scores.accuracy(one, test.labels),
-    )
+    seed: Trial.judged(sweep.member(state, i, own_batches=True), [record], one, test)
     for i, (seed, one) in enumerate(zip(streams, logits, strict=True))
   }
 

@@ -128,6 +128,20 @@ def test_no_example_of_any_class_has_no_precision():
   assert np.isnan(figures['mean_average_precision'])
 
 
+@pytest.mark.parametrize(
+  ('labels', 'name', 'value'),
+  [
+    (np.int32([0, 1]), 'accuracy', 0.5),
+    (np.array([[1, 0], [0, 1]], bool), 'mean_average_precision', 0.75),
+    (np.float32([[2, 0], [0, 2]]), 'r2', (0 + 1) / 2),
+  ],
+)
+def test_the_metric_goes_by_the_kind_of_labels(labels, name, value):
+  outputs = np.float32([[1, 0], [1, 2]])
+  assert scores.metric(labels) == name
+  assert scores.score(outputs, labels) == pytest.approx(value)
+
+
 def test_open_set_by_hand():
   """Of class 0 two thirds are right, of class 1 all, of 'unknown' a quarter."""
   labels = np.array([0, 0, 0, 1, 2, 2, 2, 2])

@@ -20,6 +20,7 @@ from tljax.extraction import (
   svm,
 )
 from tljax.extraction.head import standardized
+from tljax.measures import scores
 from tljax.models.base import FlattenMLP
 from tljax.run import Run
 
@@ -135,7 +136,7 @@ def _fitter(name, settings):
   def fit(training, validation, seed, run):
     found = search.fit(_FITS[name], settings, training)
     best = max(search.score(head, validation) for head in found.heads)
-    record = {**found.records[-1], f'validation_{search.metric(training)}': best}
+    record = {**found.records[-1], f'validation_{scores.metric(training.labels)}': best}
     run.rewind(f'{name}-{seed}', 0)
     run.log(f'{name}-{seed}', record)
     return found._replace(records=[record])

@@ -97,7 +97,7 @@ class Trainer(NamedTuple):
 
     def evaluate(state):
       best = max(score(head, validation) for head in heads(state))
-      return {f'validation_{metric(validation)}': best}
+      return {f'validation_{scores.metric(validation.labels)}': best}
 
     stream = batches.stream(training, batch_size, seed)
     state = self.method.init(jax.random.key(seed), None, stream(0))
@@ -107,25 +107,10 @@ class Trainer(NamedTuple):
     return Candidates(heads(state), records)
 
 
-def metric(split: Dataset) -> str:
-  """What `score` measures: 'accuracy', 'mean_average_precision', or 'r2'."""
-  if split.is_multi_label:
-    return 'mean_average_precision'
-  return 'accuracy' if split.classes else 'r2'
-
-
 def score(head: Head, split: Dataset) -> float:
-  """Accuracy of a head on features; where they have several classes its mean average
-  precision; of a regression R squared, the targets' mean.
-  """
+  """Returns the `scores.metric` of a head on features, the larger the better."""
   logits = head.logits(split.images)
-  if split.classes and not split.is_multi_label:
-    return scores.accuracy(logits, split.labels)
-  if not np.isfinite(logits).all():
-    return -np.inf
-  if split.is_multi_label:
-    return scores.multi_label(logits, split.labels)['mean_average_precision']
-  return scores.regression(logits, split.labels)['r2']
+  return scores.score(logits, split.labels) if np.isfinite(logits).all() else -np.inf
 
 
 def choose(found: Sequence[Candidates], validation: Dataset) -> int:
@@ -146,9 +131,7 @@ def judge(found: Candidates, index: int, split: Dataset) -> train.Trial:
   The trial has the head's logits alone, and an accuracy where examples have a class.
   """
   logits = found.heads[index].logits(split.images)
-  has_one = split.classes and not split.is_multi_label
-  accuracy = scores.accuracy(logits, split.labels) if has_one else np.nan
-  return train.Trial(None, found.records, logits, accuracy)
+  return train.Trial.judged(None, found.records, logits, split)
 
 
 def hold_out(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:

@@ -19,7 +19,8 @@ def logme(
 
   The logarithm of p(y | F), an example, where y = F w + noise, w ~ N(0, 1 / alpha) and
   noise ~ N(0, 1 / beta) (equation 2), at the alpha and beta that make it largest; the
-  mean over targets, of which each class is one, 1 for its examples and 0 for others.
+  mean over targets, of which each class is one, 1 for its examples and 0 for others;
+  those of a regression that never vary are left out.
 
   For a given ratio t = alpha / beta the best beta is N / q(t), so that the evidence is
   a function of t alone: -(log det(1 + F F' / t) + N log(2 pi q / N) + N) / 2 with

@@ -10,6 +10,25 @@ with epy.lazy_imports():  # they are slow to import
   from sklearn import metrics
 
 
+def metric(labels: np.ndarray) -> str:
+  """What says how good outputs are, by their labels' kind; see `data.dataset.Dataset`.
+
+  'accuracy', 'mean_average_precision' where an example may have several classes, 'r2'
+  of a regression.
+  """
+  if labels.dtype == bool:
+    return 'mean_average_precision'
+  return 'accuracy' if np.issubdtype(labels.dtype, np.integer) else 'r2'
+
+
+def score(outputs: np.ndarray, labels: np.ndarray) -> float:
+  """Returns the `metric` of outputs (N, K) and labels, the larger the better."""
+  name = metric(labels)
+  if name == 'accuracy':
+    return accuracy(outputs, labels)
+  return (multi_label if labels.dtype == bool else regression)(outputs, labels)[name]
+
+
 def accuracy(logits: np.ndarray, labels: np.ndarray, *, top: int = 1) -> float:
   """Share of the labels (N,) among the `top` largest of the logits (N, K)."""
   order = np.argsort(-logits, axis=-1, kind='stable')[:, :top]

@@ -61,8 +61,8 @@ def sinkhorn_divergence(
 ) -> jax.Array:
   """Regularised cost without its bias: 0 where the sets are one (Genevay et al., 2018).
 
-  OT(x, y) - (OT(x, x) + OT(y, y)) / 2, which goes from the squared
-  Wasserstein distance (epsilon to 0) to the squared distance of the means (infinity).
+  OT(x, y) - (OT(x, x) + OT(y, y)) / 2, which goes from the squared Wasserstein
+  distance (epsilon to 0) to the squared distance of the means (infinity).
 
   Args:
     source: (N, D) float.

@@ -68,7 +68,7 @@ def soft_neighborhood_density(
 def effective_rank(features: np.ndarray) -> float:
   """RankMe: exp of the entropy of the singular values' shares (Garrido et al., 2023).
 
-  Between 1 and the rank of the features (N, D), also where all are 0.
+  Between 1 and the rank of the features (N, D); 1 where all are 0.
   """
   values = np.linalg.svd(np.float64(features), compute_uv=False)
   return float(np.exp(_entropies(values / max(values.sum(), 1e-300))))

@@ -186,8 +186,10 @@ def _extent(images, kernel, strides, padding):
 
 
 def _few_windows(x, kernel, extent):
+  """Whether windows pay: an image's, or all where they are laid at once."""
   size = math.prod(extent) * math.prod(kernel.shape[:3]) * x.dtype.itemsize
-  return size <= _WINDOWS or len(x) * size <= _ALL_WINDOWS
+  at_a_time = jax.device_count() == 1 and size <= _WINDOWS
+  return at_a_time or len(x) * size <= _ALL_WINDOWS
 
 
 def _beside(kernel, extent):
