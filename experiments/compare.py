@@ -31,7 +31,7 @@ class Flags(settings.Flags):
   several: bool = False
   """Of a task the sources are all other sets, and each set is a target once."""
   methods: tuple[str, ...]
-  """Methods of adaptation, beside the baselines and the oracle."""
+  """As --method of adapt, beside the baselines and the oracle."""
   frozen: bool = False
   """Adapt a small network on the features of the frozen one, in seconds a run."""
   transductive: bool = False
@@ -86,7 +86,7 @@ def compare(flags: Flags) -> None:
       methods[name], streams, steps, target, start, **flags.machine.options()
     ):
       features = grid.features(own, one, (sources[0], target))
-      facts = grid.judge(methods[name], one, sources[0], target, features)
+      facts = grid.judge(methods[name], own, one, sources[0], target, features)
       if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:
         grid.keep(run.folder / 'features', name, features)
       facts |= {'seconds': one.seconds, **flags.scores(one, target)}

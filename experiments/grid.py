@@ -26,6 +26,7 @@ def features(model, trial: Trial, domains: Sequence[Mapping[str, Dataset]]) -> l
 
 def judge(
   method: Method,
+  model,
   trial: Trial,
   source: Mapping[str, Dataset],
   target: Mapping[str, Dataset],
@@ -33,20 +34,49 @@ def judge(
 ) -> dict:
   """Returns the A-distance of the domains' `features`, and what the validators say.
 
-  These see the target's training images, unlabelled, and the source's validation split.
+  These see the target's training images, unlabelled, and the source's training and
+  validation splits.
   """
+  held_out, unlabelled = source['validation'], target['train'].images
   logits = predictor(method)
-  on_source = logits(trial.state, source['validation'].images)
-  on_target = logits(trial.state, target['train'].images)
+  on_source = logits(trial.state, held_out.images)
+  on_target = logits(trial.state, unlabelled)
+  trained, validated, adapted = (
+    extract(model, trial.state.variables, images)
+    for images in (source['train'].images, held_out.images, unlabelled)
+  )
+  weights = validators.density_ratio(_some(trained), _some(adapted), validated)
+  wrong = np.float64(on_source.argmax(-1) != held_out.labels)
   said = {
-    'source accuracy': scores.accuracy(on_source, source['validation'].labels),
+    'source accuracy': scores.accuracy(on_source, held_out.labels),
+    'IWCV': validators.iwcv(wrong, weights),
+    'DEV': validators.dev(wrong, weights),
     'entropy': validators.negative_entropy(on_target),
     'InfoMax': validators.information(on_target),
     'BNM': validators.nuclear_norm(on_target),
     'SND': validators.soft_neighborhood_density(on_target),
-    'RankMe': validators.effective_rank(found[1]),
+    'RankMe': validators.effective_rank(adapted),
   }
-  return {'a_distance': two_sample.proxy_a_distance(*found), 'validators': said}
+  distance = two_sample.proxy_a_distance(*found)
+  return {'a_distance': distance, 'validators': said, **stopped(trial.records)}
+
+
+def _some(rows):
+  """Examples enough to tell two domains apart by."""
+  return rows[np.random.default_rng(0).permutation(len(rows))[:2000]]
+
+
+def stopped(records: Sequence[dict]) -> dict[str, float]:
+  """What InfoMax, which chooses a step, gains on the target's validation split.
+
+  Its accuracy there less that of the last step, which is what is judged; none of
+  trainings that have no curve.
+  """
+  if 'validation_infomax' not in records[-1]:
+    return {}
+  best = max(records, key=lambda record: record['validation_infomax'])
+  gain = best['validation_accuracy'] - records[-1]['validation_accuracy']
+  return {'infomax_gain': gain}
 
 
 ABOUT = (
@@ -56,29 +86,39 @@ ABOUT = (
 )
 
 
-def correlations(records: Mapping[str, Sequence[dict]]) -> report.Rows:
-  """Returns rows of how well each validator ranks trainings, by task: see `ABOUT`."""
-  columns = {}
+STOPPED = (
+  'Accuracy on the validation split of the target at the step that InfoMax chooses, '
+  'less that at the last: mean over tasks and seeds.'
+)
+
+
+def correlations(records: Mapping[str, Sequence[dict]]) -> dict[str, dict]:
+  """By validator and task, how well it ranks trainings: see `ABOUT`."""
+  found = {}
   for task, trained in records.items():
-    said = {
-      name: [record['validators'][name] for record in trained]
-      for name in trained[0]['validators']
-    }
+    names = [
+      k for k in trained[0]['validators'] if all(k in r['validators'] for r in trained)
+    ]
+    said = {name: [record['validators'][name] for record in trained] for name in names}
     said['consensus'] = np.mean([stats.rankdata(column) for column in said.values()], 0)
     truth = [record['accuracy'] for record in trained]
-    columns[task] = {
-      name: float(stats.spearmanr(column, truth).statistic)
-      if np.ptp(column) and np.ptp(truth)
-      else 0.0
-      for name, column in said.items()
-    }
+    for name, column in said.items():
+      varies = np.ptp(column) and np.ptp(truth)
+      rank = float(stats.spearmanr(column, truth).statistic) if varies else 0.0
+      found.setdefault(name, {})[task] = rank
+  return found
+
+
+def gains(records: Sequence[dict], methods: Sequence[str]) -> report.Rows:
+  """Returns rows of what InfoMax gains, by method: see `STOPPED`."""
+  by_method = {
+    name: [r['infomax_gain'] for r in records if f', {name}-' in r['run']]
+    for name in methods
+  }
   return [
-    {
-      'validator': name,
-      **{task: f'{column[name]:.2f}' for task, column in columns.items()},
-      'mean': f'{np.mean([column[name] for column in columns.values()]):.2f}',
-    }
-    for name in next(iter(columns.values()))
+    {'method': name, 'points': f'{100 * np.mean(values):+.1f}'}
+    for name, values in by_method.items()
+    if values  # none of the oracle
   ]
 
 
@@ -122,12 +162,24 @@ def train(
 
 def conclude(run, tasks, methods, seeds) -> None:
   """Prints and writes what the whole grid says."""
-  page = results.conclude_grid(run, tasks, methods, seeds, 'Adaptation')
   trained = [r for r in run.records() if ', oracle-' not in r['run']]
   by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
-  rows = correlations(by_task)
+  said = correlations(by_task)
+  page = results.conclude_grid(
+    run, tasks, methods, seeds, 'Adaptation', validators=said
+  )
+  rows = [
+    {
+      'validator': name,
+      **{task: f'{value:.2f}' for task, value in by.items()},
+      'mean': f'{np.mean(list(by.values())):.2f}',
+    }
+    for name, by in said.items()
+  ]
   report.print_table(rows, 'Validators: rank correlation with the accuracy')
   page.table('Validators', rows, ABOUT)
+  if 'infomax_gain' in trained[0]:
+    page.table('Stopped by InfoMax', gains(trained, methods), STOPPED)
   (source, *_), target = next(iter(tasks.values()))
   first = {'source': source, 'target': target}
   figure = draw(run.folder / 'features', methods, first)

@@ -134,11 +134,12 @@ def conclude_grid(
   methods: Collection[str],
   seeds: Collection[int],
   title: str,
+  **facts,
 ) -> report.Page:
   """Prints the table of methods by tasks; writes result.json, returns the page so far.
 
   Each training left a record with its 'accuracy', 'seconds' and other numbers, named
-  '{task}, {method}-{seed}'.
+  '{task}, {method}-{seed}'; `facts` join result.json.
   """
   figures, done = {}, {record['run']: record for record in run.records()}
   for method in methods:
@@ -149,7 +150,7 @@ def conclude_grid(
       names = [k for k in sorted(names) if isinstance(records[0][k], int | float)]
       columns = {name: [r[name] for r in records] for name in names}
       by_task[task] = report.summarise(columns.pop('accuracy'), **columns)
-  run.write_result(figures)
+  run.write_result({**figures, **facts})
   return report.write_grid(run.folder, f'{title}, {len(seeds)} seeds', figures)
 
 

@@ -86,3 +86,9 @@ def test_a_wrong_option_is_named(text, complaint):
 def test_a_method_without_options_says_so():
   with pytest.raises(InputError, match='it has none'):
     discovery.parse_options(['rank=1'], {})
+
+
+def test_a_label_has_the_options_and_no_folder():
+  assert discovery.label('dann') == 'dann'
+  name = 'own/tent.py:rate=1,deep=True+mcc:strength=2'
+  assert discovery.label(name) == 'tent:rate=1,deep=True+mcc:strength=2'

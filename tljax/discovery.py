@@ -66,10 +66,20 @@ def parse_options(texts: Iterable[str], defaults: Mapping) -> dict:
   return found
 
 
-def label(name: str) -> str:
+def split_options(text: str) -> tuple[str, list[str]]:
+  """Returns a method's name and options: 'cdan:entropy=True,widest=512' has two."""
+  name, _, options = text.partition(':')
+  return name, options.split(',') if options else []
+
+
+def label(text: str) -> str:
   """Returns what a table calls a method, or a sum: a file by its name alone."""
-  parts = name.split('+')
-  return '+'.join(pathlib.Path(p).stem if _is_file(p) else p for p in parts)
+  labels = []
+  for part in text.split('+'):
+    name, colon, options = part.partition(':')
+    name = pathlib.Path(name).stem if _is_file(name) else name
+    labels.append(name + colon + options)
+  return '+'.join(labels)
 
 
 def _constructor(package, name):

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from tljax.adaptation import presets
+from tljax.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -110,3 +111,32 @@ def test_the_librarys_reversal_warms_up_in_a_thousand_steps(
   state = state.replace(step=state.step + 1000)
   found = method.step(state, points_batch)[1]['strength']
   np.testing.assert_allclose(found, peak * (2 / (1 + math.exp(-1)) - 1), rtol=1e-5)
+
+
+def test_options_of_parts_are_read_from_the_name(points, points_batch):
+  def loss(name, **options):
+    method = presets.build(name, points, optax.sgd(0.1), 40, **options)
+    state = method.init(jax.random.key(0), None, points_batch)
+    return method.step(state, points_batch)[1]['loss']
+
+  assert loss('mcc:temperature=1.0') != loss('mcc')
+  assert loss('mcc:temperature=2.5') == loss('mcc')
+  assert loss('afn:delta=3,entropy=0.1+mcc') != loss('afn+mcc')
+  # A part's strength goes before that of all, and before the library's.
+  assert loss('mcc:strength=0') == loss('mcc', strength=0.0)
+  assert loss('afn:entropy=0', library=True) == loss('afn')
+
+
+@pytest.mark.parametrize(
+  ('name', 'complaint'),
+  [
+    ('cdan:width=3', "'width=3': .* none such; it has strength=1.0, entropy=False"),
+    ('cdan:entropy=yes', 'it is like False'),
+    ('dann+mcc:strength', 'it is like 1.0'),
+    ('mcc+mcc', "'mcc\\+mcc' has mcc twice"),
+    ('magic:a=1', "'magic' is unknown"),
+  ],
+)
+def test_options_that_are_none(points, name, complaint):
+  with pytest.raises(InputError, match=complaint):
+    presets.build(name, points, optax.sgd(0.1), 40)

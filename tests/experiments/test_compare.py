@@ -26,15 +26,19 @@ def test_a_grid_of_networks(launch, domains, tmp_path):
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
   methods = ['source only', 'oracle', 'coral', 'coral+mcc']
+  ranked = result.pop('validators')
+  assert {'InfoMax', 'IWCV', 'DEV', 'consensus'} < ranked.keys()
   assert list(result) == methods
-  for by_task in result.values():
+  for by_task in (*result.values(), *ranked.values()):
     assert list(by_task) == ['pets to other', 'other to pets']
+  for by_task in result.values():
     assert all(len(figures['accuracy']) == 1 for figures in by_task.values())
   # Both domains are the same here: cats are dark, dogs are bright.
   assert result['oracle']['pets to other']['accuracy_mean'] >= 0.75
   assert result['coral']['pets to other']['accuracy_mean'] >= 0.75
   page = (out / 'report.html').read_text()
   assert all(method in page and method in ended.out for method in methods)
+  assert 'Stopped by InfoMax' in page
 
   # What is done is kept; another method and another seed join it.
   before = Run(out).records()
@@ -56,6 +60,7 @@ def test_a_grid_on_the_features_of_a_frozen_network(
   ended = launch('compare', *flags, '--frozen', '--out', out)
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
+  del result['validators']
   accuracies = [
     t['accuracy_mean'] for by_task in result.values() for t in by_task.values()
   ]
@@ -72,7 +77,7 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
   ended = launch('compare', *flags)
   assert ended.status == 0, ended.err
   result = json.loads((tmp_path / 'run/result.json').read_text())
-  for by_task in result.values():
+  for by_task in (*result.pop('validators').values(), *result.values()):
     assert list(by_task) == ['to third', 'to pets']
   means = [figures['accuracy_mean'] for figures in result['m3sda'].values()]
   assert np.mean(means) >= 0.75

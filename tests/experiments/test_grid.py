@@ -14,18 +14,26 @@ def test_correlations_are_of_ranks_within_a_task():
     ]
     for task, column in accuracies.items()
   }
-  rows = {row['validator']: row for row in grid.correlations(records)}
-  assert list(rows['right'].values()) == ['right', '1.00', '1.00', '1.00']
-  assert rows['wrong']['mean'] == '-1.00' and rows['still']['mean'] == '0.00'
-  assert rows['consensus']['mean'] == '0.00'  # their ranks cancel
+  found = grid.correlations(records)
+  assert found['right'] == pytest.approx({'a': 1, 'b': 1})
+  assert found['wrong'] == pytest.approx({'a': -1, 'b': -1})
+  assert found['still'] == found['consensus'] == {'a': 0, 'b': 0}  # ranks cancel
 
 
 def test_one_task_where_the_consensus_is_of_two_against_one():
   records = [
     {'accuracy': x, 'validators': {'p': x, 'q': x, 'r': -x}} for x in (0.1, 0.4, 0.6)
   ]
-  *_, consensus = grid.correlations({'a': records})
-  assert consensus == {'validator': 'consensus', 'a': '1.00', 'mean': '1.00'}
+  assert grid.correlations({'a': records})['consensus'] == pytest.approx({'a': 1})
+
+
+def test_what_infomax_gains_is_of_the_validation_split():
+  steps = [(0.5, 1.0), (0.75, 1.5), (0.25, 1.25)]
+  names = 'validation_accuracy', 'validation_infomax'
+  records = [dict(zip(names, step, strict=True)) for step in steps]
+  assert grid.stopped(records) == {'infomax_gain': 0.5}
+  assert grid.stopped(records[:2]) == {'infomax_gain': 0.0}
+  assert grid.stopped([{'loss': 1.0}]) == {}
 
 
 @pytest.mark.parametrize('count', [1, 6])

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,14 +32,20 @@ def test_proxy_a_distance_is_judged_on_what_it_has_not_seen():
 
 
 def test_p_value_counts_permutations():
-  """By `shift.mmd` of each, with kernels as wide as all points say."""
+  """By `shift.mmd` of each, with kernels as wide as the median of all points says."""
   rng = np.random.default_rng(1)
   source, target = rng.normal(size=(6, 2)), rng.normal(1.0, 1, size=(5, 2))
   points = np.float32(np.concatenate([source, target]))
   rng = np.random.default_rng(3)
   orders = [np.arange(11)] + [rng.permutation(11) for _ in range(60)]
+  median = np.median([np.sum((x - y) ** 2) for x, y in combinations(points, 2)])
+
+  def kernel(squared, mean):
+    del mean
+    return sum(jnp.exp(-squared / (2 * median * 2.0**i)) for i in range(-3, 2))
+
   distances = [
-    float(shift.mmd(jnp.asarray(points[o[:6]]), jnp.asarray(points[o[6:]])))
+    float(shift.mmd(*map(jnp.asarray, np.split(points[o], [6])), kernel=kernel))
     for o in orders
   ]
   wanted = np.mean(np.array(distances) >= distances[0])

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import optax
 
-from tljax import adaptation, optimizers
+from tljax import adaptation, discovery, optimizers
 from tljax.adaptation import adversarial
 from tljax.errors import InputError
 from tljax.losses import Loss
@@ -74,7 +74,8 @@ def library_settings(name: str) -> Settings:
 
   A method, or a baseline, that it has not gets DANN's.
   """
-  return LIBRARY.get(name.split('+')[0], Settings())
+  first, _ = discovery.split_options(name.split('+')[0])
+  return LIBRARY.get(first, Settings())
 
 
 def library_optimizer(
@@ -125,7 +126,8 @@ def build(
   """Returns the method `name`, or a sum of methods, for a run of so many steps.
 
   Args:
-    name: see `adaptation.create`.
+    name: see `adaptation.create`; each part may have options that differ from its own,
+      such as 'cdan:entropy=True+mcc:temperature=2,strength=0.5'.
     model: outputs by endpoint.
     optimizer: moves all parameters.
     steps: of the run.
@@ -134,17 +136,30 @@ def build(
     domains: of the source.
     library: whether to take the options and ramps of `LIBRARY`.
   """
-  parts, given = name.split('+'), {}
-  gamma = {'gamma': _GAMMA} if library else {}
-  for part in parts:
+  gamma, given = {'gamma': _GAMMA} if library else {}, {}
+  for text in name.split('+'):
+    part, texts = discovery.split_options(text)
+    if part in given:
+      raise InputError(f'method {name!r} has {part} twice; name it once')
     settings = library_settings(part) if library else Settings()
     published = dict(settings.options)
     if library and part == 'mean_teacher':
       published |= _self_ensembling(model.head.num_classes)
+    own = discovery.parse_options(texts, _own_options(part))
     peak = settings.strength if strength is None else strength
-    given[part] = published | options(part, steps, peak, task_loss, domains, **gamma)
-  given = given[name] if len(parts) == 1 else given
-  return adaptation.create(name, model, optimizer, **given)
+    peak = own.pop('strength', peak)
+    fitted = options(part, steps, peak, task_loss, domains, **gamma)
+    given[part] = published | fitted | own
+  names, by_part = '+'.join(given), given if len(given) > 1 else given[part]
+  return adaptation.create(names, model, optimizer, **by_part)
+
+
+def _own_options(name):
+  """Defaults of what a user may choose, its strength as the number it ends at."""
+  defaults = adaptation.defaults(name)
+  if callable(strength := defaults.get('strength')):
+    defaults['strength'] = float(strength(math.inf))
+  return defaults
 
 
 def _self_ensembling(classes):
