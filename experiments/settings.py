@@ -1,6 +1,7 @@
 """What the scripts that adapt share: the setting, methods, and what each trains on."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -93,6 +94,9 @@ class Flags(cli.TrainingFlags):
     for name in names:
       own = self.bottlenecked(model, name)
       if self.library:
+        if not presets.is_published(name) and name not in _BASELINES:
+          note = f'--library: it has no {name}, which gets the settings of DANN'
+          print(note, file=sys.stderr)
         optimizer = presets.library_optimizer(name, steps, factor)
       else:
         rates = optimizers.backbone_rate(factor)

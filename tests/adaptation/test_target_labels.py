@@ -9,16 +9,27 @@ from tljax import adaptation
 from tljax.method import path_name
 
 
-@pytest.mark.parametrize('name', adaptation.names())
+@pytest.mark.parametrize('name', [*adaptation.names(), 'cdan+mcc+sdat'])
 def test_nothing_that_a_step_returns_depends_on_them(model, family_batches, name):
-  """The step's program, rid of what its results do not need, does not read them."""
+  """Nor its first state: programs rid of what results do not need do not read them."""
   batch = family_batches['adaptation'](0)
   batch['target'] = {**batch['target'], 'label': batch['source']['label']}
   method = adaptation.create(name, model, optax.sgd(0.1))
   state = jax.eval_shape(method.init, jax.random.key(0), None, batch)
-  program = jax.make_jaxpr(method.step)(state, batch).jaxpr
-  _, read = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
-  paths = jax.tree_util.tree_flatten_with_path((state, batch))[0]
-  used = {path_name(p): is_read for (p, _), is_read in zip(paths, read, strict=True)}
-  assert not used['1/target/label']
-  assert used['1/source/label']
+  assert read(method.step, state, batch) == {'source/label', 'not target/label'}
+  started = read(lambda batch: method.init(jax.random.key(0), None, batch), batch)
+  assert 'not target/label' in started
+
+
+def read(function, *arguments):
+  """Returns which labels of the batch, its last argument, what it returns needs."""
+  program = jax.make_jaxpr(function)(*arguments).jaxpr
+  _, is_read = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+  leaves = jax.tree_util.tree_flatten_with_path(arguments)[0]
+  batch = f'{len(arguments) - 1}/'
+  names = [path_name(path).removeprefix(batch) for path, _ in leaves]
+  return {
+    f'{"" if needed else "not "}{name}'
+    for name, needed in zip(names, is_read, strict=True)
+    if name in ('source/label', 'target/label')
+  }

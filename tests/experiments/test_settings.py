@@ -101,6 +101,14 @@ def test_the_library_has_batches_of_its_own(model, tmp_path, name, size):
   assert [len(batch[k]['image']) for k in ('source', 'target')] == [8, size]
 
 
+def test_methods_that_the_library_has_not_are_named(tmp_path, capsys):
+  flags = settings.Flags(out=tmp_path, model='cnn', library=True)
+  names = ('source_only', 'dann', 'cdan:entropy=True', 'coral')
+  flags.adaptation(names, flags.build_model(2), 10)
+  wanted = '--library: it has no coral, which gets the settings of DANN'
+  assert capsys.readouterr().err.splitlines() == [wanted]
+
+
 def test_a_target_smaller_than_the_librarys_batch_is_refused(model, tmp_path):
   flags = settings.Flags(out=tmp_path, batch_size=8, library=True)
   method = adaptation.create('fixmatch', model, optax.sgd(0.1))

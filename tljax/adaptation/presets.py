@@ -69,13 +69,21 @@ LIBRARY = {
 _GAMMA = 20.0
 
 
+def is_published(name: str) -> bool:
+  """Whether the library has a method, or the first part of a sum."""
+  return _first(name) in LIBRARY
+
+
 def library_settings(name: str) -> Settings:
   """Returns the library's settings: a sum's are its first part's.
 
   A method, or a baseline, that it has not gets DANN's.
   """
-  first, _ = discovery.split_options(name.split('+')[0])
-  return LIBRARY.get(first, Settings())
+  return LIBRARY.get(_first(name), Settings())
+
+
+def _first(name):
+  return discovery.split_options(name.split('+')[0])[0]
 
 
 def library_optimizer(
