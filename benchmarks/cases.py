@@ -23,6 +23,9 @@ class Case(NamedTuple):
   is_once: bool = False
 
 
+_ADAPTED = [
+  f'{net}/{m}' for net in ('lenet', 'resnet50') for m in ('dann', 'cdan', 'mcd')
+]
 CASES = {
   **{
     f'{network}/{strategy}': Case(
@@ -32,13 +35,8 @@ CASES = {
     for strategy in steps.STRATEGIES
   },
   **{
-    f'{network}/{name}': Case(functools.partial(steps.adapted, network, name))
-    for network, methods in {
-      'cnn': ('dann',),
-      'lenet': ('dann', 'cdan', 'mcd'),
-      'resnet50': ('dann', 'cdan', 'mcd'),
-    }.items()
-    for name in methods
+    case: Case(functools.partial(steps.adapted, *case.split('/')))
+    for case in ('cnn/dann', *_ADAPTED)
   },
   **{
     f'input/{case}': Case(functools.partial(input.reading, case))
@@ -74,13 +72,13 @@ BARS = {
     **{f'{network}/features': Bar(1.0) for network in ('vgg16', 'resnet50')},
     **{f'{network}/head': Bar(1.0) for network in steps.NETWORKS},
     **{f'{network}/fine_tune': Bar(0.9) for network in ('vgg16', 'resnet50')},
-    'lenet/dann': Bar(1.0),
+    **dict.fromkeys(_ADAPTED, Bar(1.0)),
     **_EVERYWHERE,
   },
   'gpu': {
     'resnet50/fine_tune': Bar(1.0, 'torch.compile'),
     'vit_base_patch16_224/fine_tune': Bar(1.0, 'torch.compile'),
-    'resnet50/dann': Bar(1.2, 'torch.compile'),
+    **dict.fromkeys(_ADAPTED, Bar(1.2, 'torch.compile')),
     **_EVERYWHERE,
   },
 }

@@ -72,10 +72,10 @@ def test_options_are_read_as_their_defaults_are():
   [
     ('rnk=2', "option 'rnk=2': .* none such; it has rank=8, radius=0.05, deep=False"),
     ('head=a', 'the method has none such'),
-    ('rank=1.5', "option 'rank=1.5': it is like 8"),
-    ('radius=', 'it is like 0.05'),
-    ('deep=yes', 'it is like False'),
-    ('rank', 'it is like 8'),
+    ('rank=1.5', "option 'rank=1.5': rank is an int such as 8"),
+    ('radius=', 'radius is a float such as 0.05'),
+    ('deep=yes', 'deep is True or False'),
+    ('rank', 'rank is an int such as 8'),
   ],
 )
 def test_a_wrong_option_is_named(text, complaint):

@@ -62,7 +62,10 @@ def parse_options(texts: Iterable[str], defaults: Mapping) -> dict:
     try:
       found[name] = _TRUTHS[value] if kind is bool else kind(value)
     except (KeyError, ValueError):
-      raise InputError(f'option {text!r}: it is like {simple[name]}') from None
+      wanted = 'True or False'
+      if kind is not bool:
+        wanted = f'{"an int" if kind is int else "a float"} such as {simple[name]}'
+      raise InputError(f'option {text!r}: {name} is {wanted}') from None
   return found
 
 

@@ -131,8 +131,8 @@ def test_options_of_parts_are_read_from_the_name(points, points_batch):
   ('name', 'complaint'),
   [
     ('cdan:width=3', "'width=3': .* none such; it has strength=1.0, entropy=False"),
-    ('cdan:entropy=yes', 'it is like False'),
-    ('dann+mcc:strength', 'it is like 1.0'),
+    ('cdan:entropy=yes', 'entropy is True or False'),
+    ('dann+mcc:strength', 'strength is a float such as 1.0'),
     ('mcc+mcc', "'mcc\\+mcc' has mcc twice"),
     ('magic:a=1', "'magic' is unknown"),
   ],
