@@ -36,6 +36,19 @@ def test_a_large_set_is_measured_on_a_part_of_it():
   assert found.examples == 5000 and found.accuracy == 1
 
 
+def test_no_rare_class_is_left_one_example_in_the_part_that_is_measured():
+  labels = np.repeat(np.arange(24), [1000] * 4 + [3] * 20)
+  found = strategy.measure(np.eye(24, dtype=np.float32)[labels], labels, 24)
+  assert found.accuracy > 0.9
+  assert 'alone' not in strategy.choose(found).reason
+
+
+def test_the_part_that_is_measured_grows_to_two_of_each_class():
+  labels = np.arange(3000) % 1200
+  rows = np.float32(np.random.default_rng(0).normal(size=(3000, 2)))
+  assert strategy.measure(rows, labels, 1200).accuracy is not None
+
+
 def test_a_class_of_one_example_is_none_to_hold_out():
   rows, labels = np.eye(3, dtype=np.float32), np.array([0, 0, 1])
   found = strategy.measure(rows, labels, 2)

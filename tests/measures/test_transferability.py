@@ -253,6 +253,27 @@ def test_the_probe_leaves_out_what_it_drew_one_example_of():
     transferability.linear_probe(features, labels, examples=2)
 
 
+def test_what_is_drawn_has_each_class_in_proportion():
+  labels = np.repeat([7, -3, 40], [6000, 3000, 1000])
+  features = np.stack([np.arange(10000), labels], 1)
+  drawn, kept = labelled.drawn(features, labels, 100, seed=1)
+  np.testing.assert_array_equal(drawn[:, 1], kept)
+  assert len(set(drawn[:, 0])) == 100
+  counts = [np.sum(kept == k) for k in (7, -3, 40)]
+  np.testing.assert_allclose(counts, [60, 30, 10], atol=1)
+  other, _ = labelled.drawn(features, labels, 100, seed=2)
+  assert len({*drawn[:, 0], *other[:, 0]}) > 150
+
+
+def test_a_sample_has_so_many_of_the_rarest_class_at_least():
+  labels = np.repeat([0, 1, 2, 3], [5000, 5000, 3, 1])
+  rows = labelled.sample(labels, 50, seed=0, least=2)
+  assert len(set(rows)) == 50
+  counts = np.bincount(labels[rows])
+  np.testing.assert_array_equal(counts[2:], [2, 1])
+  assert abs(counts[0] - counts[1]) <= 2
+
+
 def test_shrinkage_of_one_feature(examples):
   features, labels = examples[0][:, :1], examples[1]
   plain = transferability.h_score(features, labels)

@@ -53,12 +53,29 @@ def principal(features: np.ndarray, directions: int) -> tuple[np.ndarray, np.nda
   return np.float64(points), pca.explained_variance_ratio_
 
 
+def sample(labels: np.ndarray, count: int, seed: int, least: int = 0) -> np.ndarray:
+  """Returns indices of `count` examples of labels (N,), each class in proportion.
+
+  The first are `least` of each class, where it has them.
+  """
+  rng = np.random.default_rng(seed)
+  _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+  order = np.lexsort((rng.random(len(classes)), classes))
+  place = np.concatenate([np.arange(n) for n in counts])  # of each in its class
+  turn = (place + rng.random(len(place))) / np.repeat(counts, counts)
+  turn[place < least] = -1
+  return order[np.argsort(turn)[:count]]
+
+
 def drawn(
   features: np.ndarray, labels: np.ndarray, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns checked features and labels of `count` examples, where there are more."""
+  """Returns checked features and labels of `count` examples, where there are more.
+
+  They are a `sample`.
+  """
   features, labels = check_features(features, labels), np.asarray(labels)
   if len(features) <= count:
     return features, labels
-  chosen = np.random.default_rng(seed).permutation(len(features))[:count]
+  chosen = sample(labels, count, seed)
   return features[chosen], labels[chosen]
