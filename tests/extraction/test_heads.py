@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.preprocessing import StandardScaler
 
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
-from tljax.extraction import heads, search
+from tljax.extraction import heads, ridge, search
 from tljax.extraction.head import linear
 from tljax.run import Run
 
@@ -86,6 +89,27 @@ def test_a_regression(run, name, targets):
   np.testing.assert_allclose(search.score(found.heads[0], validation), r2, rtol=1e-4)
   np.testing.assert_allclose(found.records[-1]['validation_r2'], r2, rtol=1e-4)
   assert r2 > (0.8 if name == 'knn' else 0.98)
+
+
+def test_ridge_leaves_out_all_views_of_an_example(run):
+  """What is learned by heart from its other views is no reason for a small penalty."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(40, 30)), np.float32(rng.normal(size=40))
+  views = [np.float32(x + 0.1 * rng.normal(size=x.shape)) for _ in range(3)]
+  examples = Dataset(np.arange(40), y, ())
+  training = Dataset(np.concatenate(views), np.tile(y, 3), ())
+  find = heads.searcher('ridge', [{}], examples, epochs=1, batch_size=1)
+  (head,) = find(training, training, 0, run).heads
+  scaled = StandardScaler().fit_transform(training.images)
+  folds = LeaveOneGroupOut().split(scaled, groups=np.tile(np.arange(40), 3))
+  scoring = 'neg_mean_squared_error'
+  theirs = RidgeCV(ridge.LAMBDAS, cv=list(folds), scoring=scoring)
+  theirs.fit(scaled, training.labels)
+  assert (
+    theirs.alpha_ == 10 > RidgeCV(ridge.LAMBDAS).fit(scaled, training.labels).alpha_
+  )
+  wanted = theirs.predict(scaled)[:, None]
+  np.testing.assert_allclose(head.logits(training.images), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', ['mlp', 'linear', 'logistic'])

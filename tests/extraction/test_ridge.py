@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge, RidgeClassifier, RidgeCV
+from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from tljax.extraction import ridge
 
@@ -39,6 +40,24 @@ def test_the_error_is_that_of_fits_without_the_example(rows, columns):
   kernel, bias = weights(got.head)
   np.testing.assert_allclose(kernel, whole.coef_.T, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(bias, whole.intercept_, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(('examples', 'columns'), [(12, 4), (5, 30)])
+def test_views_of_an_example_are_left_out_together(examples, columns):
+  x, y = drawn(examples, columns)
+  rng = np.random.default_rng(0)
+  x = np.concatenate([x + np.float32(s * rng.normal(size=x.shape)) for s in (0, 1, 2)])
+  y = np.tile(y, (3, 1))
+  example, wanted = np.tile(np.arange(examples), 3), []
+  for strength in LAMBDAS:
+    model = Ridge(alpha=strength, solver='svd')
+    options = {'groups': example, 'cv': LeaveOneGroupOut()}
+    predicted = cross_val_predict(model, np.float64(x), np.float64(y), **options)
+    wanted.append(np.mean((predicted - y) ** 2))
+  got = ridge.regress(x, y, LAMBDAS, views=3)
+  np.testing.assert_allclose(got.errors, wanted, rtol=1e-6)
+  best = ridge.fit(x, y, lambdas=LAMBDAS, views=3).logits(x)
+  np.testing.assert_array_equal(best, got.head.logits(x))
 
 
 def test_it_is_ridgecv_on_the_quality_of_wine(shared_data):

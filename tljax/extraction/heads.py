@@ -1,5 +1,6 @@
 """Heads by name: how each is fitted or trained, and the settings that a sweep tries."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -101,7 +102,7 @@ def searcher(
       f'{", ".join(_MULTI_LABEL)}'
     )
   if name in _FITS:
-    return _fitter(name, settings)
+    return _fitter(name, settings, len(training))
   batches.check_batch_size(batch_size, len(training))
   steps = batches.steps_for(training, epochs, batch_size)
   width = len(training.classes) or training.labels[:1].size
@@ -132,9 +133,12 @@ def searcher(
   return train
 
 
-def _fitter(name, settings):
+def _fitter(name, settings, examples):
   def fit(training, validation, seed, run):
-    found = search.fit(_FITS[name], settings, training)
+    one = _FITS[name]
+    if name == 'ridge':  # which leaves out examples, with all of their views
+      one = functools.partial(one, views=len(training) // examples)
+    found = search.fit(one, settings, training)
     best = max(search.score(head, validation) for head in found.heads)
     record = {**found.records[-1], f'validation_{scores.metric(training.labels)}': best}
     run.rewind(f'{name}-{seed}', 0)

@@ -33,6 +33,7 @@ def fit(
   num_classes: int | None = None,
   *,
   lambdas: Sequence[float] = LAMBDAS,
+  views: int = 1,
 ) -> Head:
   """As `regress`, of which it is the head; also for classes, with targets of -1 and 1.
 
@@ -41,28 +42,35 @@ def fit(
     targets: (N,) or (N, T) float; of classes (N,) integer in [0, num_classes).
     num_classes: of classes.
     lambdas: to choose from.
+    views: see `regress`.
   """
   if num_classes and targets.ndim == 1:
     targets = 2.0 * np.eye(num_classes)[targets] - 1.0
-  return regress(features, targets, lambdas).head
+  return regress(features, targets, lambdas, views).head
 
 
 def regress(
-  features: np.ndarray, targets: np.ndarray, lambdas: Sequence[float] = LAMBDAS
+  features: np.ndarray,
+  targets: np.ndarray,
+  lambdas: Sequence[float] = LAMBDAS,
+  views: int = 1,
 ) -> Ridge:
   """Minimises squared errors plus lambda times the squared weights (Hoerl and Kennard,
   1970), the lambda of least error when each example is left out in turn.
 
   One singular value decomposition serves all lambdas, and leaving out needs no second
   fit: the error is the residual over 1 - h, where h is the example's leverage (Golub,
-  Heath and Wahba, 1979). The intercept is free. All is computed in float64.
+  Heath and Wahba, 1979); of an example with several views, which are left out together,
+  (I - H)^-1 times the residuals. The intercept is free. All is computed in float64.
 
   Args:
     features: (N, D) float.
     targets: (N,) or (N, T) float.
     lambdas: to choose from, above 0.
+    views: of each example; their rows are as those of `features.extract`.
   """
   chex.assert_rank([features, targets], [2, {1, 2}])
+  chex.assert_is_divisible(len(features), views)
   x, y = np.float64(features), np.float64(targets.reshape(len(targets), -1))
   x_mean, y_mean = x.mean(0), y.mean(0)
   left, values, right = scipy.linalg.svd(x - x_mean, full_matrices=False)
@@ -70,14 +78,21 @@ def regress(
   rank = np.sum(values > np.finfo(float).eps * max(x.shape) * values.max(initial=0))
   left, values, right = left[:, :rank], values[:rank], right[:rank]
   rotated = left.T @ (y - y_mean)  # (rank, T)
-  # What no weights can explain, and 1 - h of the largest leverage.
-  outside = y - y_mean - left @ rotated
-  slack = np.maximum(1 - 1 / len(x) - np.sum(left**2, 1), 0)
+  outside = y - y_mean - left @ rotated  # what no weights can explain
+
+  def by_example(rows):
+    return rows.reshape(views, -1, rows.shape[1]).swapaxes(0, 1)
+
+  blocks = by_example(left)
+  # I - H of the largest leverage; rounding must not take it below zero.
+  slack, axes = np.linalg.eigh(np.eye(views) - 1 / len(x) - blocks @ blocks.mT)
+  slack = axes * np.maximum(slack, 0)[:, None] @ axes.mT
   errors = []
   for strength in lambdas:
     shrunk = strength / (values**2 + strength)
-    residuals = outside + left @ (shrunk[:, None] * rotated)
-    errors.append(np.mean((residuals / (slack + left**2 @ shrunk)[:, None]) ** 2))
+    residuals = by_example(outside + left @ (shrunk[:, None] * rotated))
+    left_out = np.linalg.solve(slack + blocks * shrunk @ blocks.mT, residuals)
+    errors.append(np.mean(left_out**2))
   best = float(lambdas[int(np.argmin(errors))])
   kernel = right.T @ ((values / (values**2 + best))[:, None] * rotated)
   head = linear(kernel, y_mean - x_mean @ kernel)
