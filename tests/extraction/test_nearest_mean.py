@@ -33,3 +33,13 @@ def test_cosine(pixels):
   means = class_means(units, labels[::2])
   wanted = test @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
   np.testing.assert_allclose(head.logits(test), wanted, rtol=1e-4)
+
+
+def test_rows_of_zeros_have_no_direction():
+  """One of class 0, all of class 1; those of class 2 cancel out."""
+  features = np.float32([[0, 0], [3, 4], [0, 1], [0, 0], [2, 0], [-1, 0], [1, 1]])
+  labels = np.array([0, 0, 0, 1, 2, 2, 3])
+  head = nearest_mean.fit(features, labels, 4, metric='cosine')
+  mean = np.array([0.2, 0.6])  # of 0, 0; 0.6, 0.8; and 0, 1
+  wanted = [mean / np.sqrt(0.4), [0, 0], [0, 0], [np.sqrt(0.5)] * 2]
+  np.testing.assert_allclose(head.logits(np.eye(2, dtype=np.float32)).T, wanted)

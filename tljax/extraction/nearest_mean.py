@@ -3,6 +3,7 @@
 from typing import Literal
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from tljax.extraction.head import Head, linear
 
@@ -20,7 +21,7 @@ def fit(
 
   (Mensink et al., 2013, equation 3; Snell et al., 2017, equation 8.) Euclidean: minus
   the squared distance, plus |x - m|^2, which leaves a linear function of x; m is the
-  mean of all. Cosine: times |x|.
+  mean of all. Cosine: times |x|; a row of zeros, as a ReLU may leave it, stays zero.
 
   Args:
     features: (N, D) float.
@@ -30,9 +31,7 @@ def fit(
   """
   rows = [np.float64(features[labels == k]) for k in range(num_classes)]
   if metric == 'cosine':
-    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in rows]
-    means = np.stack([x.mean(0) for x in units])
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    means = normalize(np.stack([normalize(x).mean(0) for x in rows]))
     return linear(means.T, np.zeros(num_classes))
   means = np.stack([x.mean(0) for x in rows])
   centre = np.float64(features).mean(0)
