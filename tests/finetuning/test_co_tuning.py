@@ -1,3 +1,5 @@
+import decimal
+
 import jax
 import numpy as np
 import optax
@@ -116,6 +118,24 @@ def test_the_relationship_by_a_slow_version(classes):
     logits, labels, held_out_logits, held_out, [1.0, 0.01]
   )
   np.testing.assert_allclose(got, wanted, rtol=2e-3)
+
+
+def test_a_class_unlikely_of_all_source_classes_has_a_relationship(monkeypatch):
+  """Two tell nine apart, so clearly that what is between them is no float."""
+  labels, shares = np.arange(9), np.linspace(0.05, 0.95, 9)
+  logits = np.log(np.stack([shares, 1 - shares], 1))
+  centres = 2 * shares - 1  # the logits are 4 times minus the squared distance
+  weights = 4 * np.stack([2 * centres - centres**2, -2 * centres - centres**2])
+  monkeypatch.setattr(co_tuning, '_regress', lambda *_: weights)
+  got = co_tuning.learn_relationship(logits, labels, logits, labels)
+  scale = co_tuning.calibrate(softmax(logits) @ weights, labels)
+  scaled = scale * weights
+  assert (softmax(scaled) == 0).all(0).any()
+  powers = [[decimal.Decimal(w).exp() for w in row] for row in scaled]
+  for t in range(9):  # both source classes have the share 1/2
+    joint = [powers[s][t] / sum(powers[s]) for s in (0, 1)]
+    wanted = [float(j / sum(joint)) for j in joint]
+    np.testing.assert_allclose(got[t], wanted, rtol=1e-9, atol=1e-300)
 
 
 def test_calibration_undoes_a_scale():

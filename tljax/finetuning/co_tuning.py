@@ -104,12 +104,12 @@ def learn_relationship(
   scores = [np.mean(np.argmax(held_out @ w, -1) == validation_labels) for w in fits]
   weights = fits[int(np.argmax(scores))]
   scale = calibrate(held_out @ weights, validation_labels)
-  target_given_source = special.softmax(
-    scale * weights, axis=-1
-  )  # a row is a certain y_s
-  marginal = np.mean(np.concatenate([seen, held_out]), 0)
-  joint = (marginal[:, None] * target_given_source).T
-  return joint / joint.sum(1, keepdims=True)
+  # In logs, as a class may be too unlikely of all source classes for a float. A row
+  # of the weights is a certain y_s.
+  target_given_source = special.log_softmax(scale * weights, axis=-1)
+  every = special.log_softmax(np.concatenate([logits, validation_logits]), axis=-1)
+  marginal = special.logsumexp(every, axis=0)
+  return special.softmax(marginal + target_given_source.T, axis=-1)
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> float:
