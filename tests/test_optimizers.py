@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tljax import models, optimizers
-from tljax.finetuning import labels, plain
+from tljax.finetuning import bi_tuning, co_tuning, labels, lwf, plain
 from tljax.method import path_name
 
 
@@ -75,6 +75,28 @@ def test_the_backbone_has_a_rate_of_its_own(params):
   optimizer = optax.chain(optax.sgd(1.0), optimizers.backbone_rate(0.125))
   for name, values in update_of_ones(optimizer, params).items():
     assert values == [-0.125 if name.startswith('backbone/') else -1.0], name
+
+
+@pytest.mark.parametrize(
+  ('method', 'part'),
+  [(co_tuning, 'source_head'), (lwf, 'source_head'), (bi_tuning, 'projector')],
+)
+def test_the_rate_of_the_backbone_is_that_of_its_companions(
+  model, family_batches, method, part
+):
+  """Beside a step of SGD whose rate is 1 for all."""
+  stream, moves = family_batches['finetuning'], []
+  for optimizer in (optimizers.backbone_rate(1.0), optimizers.backbone_rate(0.125)):
+    made = method.method(model, optax.chain(optax.sgd(1.0), optimizer))
+    state = made.init(jax.random.key(0), None, stream(0))
+    after, _ = jax.jit(made.step)(state, stream(0))
+    moves.append(jax.tree.map(jnp.subtract, after.params, state.params))
+  whole, scaled = moves
+  assert set(whole) == {'backbone', 'head', part}
+  for name, factor in {'backbone': 0.125, part: 0.125, 'head': 1.0}.items():
+    assert optax.tree.norm(whole[name]) > 1e-3
+    wanted = optax.tree.scale(factor, whole[name])
+    chex.assert_trees_all_close(scaled[name], wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

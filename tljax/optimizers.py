@@ -24,6 +24,8 @@ import optax
 from tljax.method import Params, path_name
 from tljax.models import Spec
 
+_SLOW = 'backbone/', 'source_head/', 'projector/'
+
 
 def decay_mask(params: Params) -> Any:
   """Returns the tree of bools of the leaves that weight decay is for: the kernels.
@@ -69,7 +71,9 @@ def layer_decay(spec: Spec, decay: float = 0.75) -> optax.GradientTransformation
   """Multiplies updates by decay^(top - depth): the lower the layer, the slower.
 
   Layer-wise learning-rate decay (Bao et al., 2022, BEiT, appendix; Clark et al.,
-  2020). Chain it after the optimiser, so that it scales rates and not gradients.
+  2020). What is above the stages has the whole rate, the source's classifier of
+  Co-Tuning and LwF too. Chain it after the optimiser, so that it scales rates and not
+  gradients.
   """
   top = depth(spec, 'head')
   return _scale(lambda name, _: decay ** (top - depth(spec, name)))
@@ -78,9 +82,10 @@ def layer_decay(spec: Spec, decay: float = 0.75) -> optax.GradientTransformation
 def backbone_rate(factor: float = 0.1) -> optax.GradientTransformation:
   """Multiplies the backbone's updates by `factor`: a rate of its own beside the head's.
 
-  Chain it after the optimiser.
+  The source's classifier of Co-Tuning and LwF, and Bi-tuning's projector, have the
+  backbone's, as in the Transfer Learning Library. Chain it after the optimiser.
   """
-  return _scale(lambda name, _: factor if name.startswith('backbone/') else 1.0)
+  return _scale(lambda name, _: factor if name.startswith(_SLOW) else 1.0)
 
 
 def gradual_unfreezing(spec: Spec, every: int) -> optax.GradientTransformation:
