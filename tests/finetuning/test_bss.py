@@ -1,6 +1,9 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tljax.errors import InputError
 from tljax.finetuning import bss
 
 
@@ -27,6 +30,20 @@ def test_all_singular_values_make_the_squared_norm_and_a_flat_direction_nothing(
   )
   features[:, 2] = 0
   np.testing.assert_allclose(bss.spectral_shrinkage(features, 1), 0, atol=1e-6)
+
+
+def test_features_in_bfloat16():
+  features = jnp.bfloat16(np.random.default_rng(0).normal(size=(6, 4)))
+  wanted = np.linalg.svd(np.float64(features), compute_uv=False)[-1] ** 2
+  value, grad = jax.value_and_grad(bss.spectral_shrinkage)(features)
+  np.testing.assert_allclose(value, wanted, rtol=1e-5)
+  assert grad.dtype == jnp.bfloat16 and np.isfinite(np.float32(grad)).all()
+
+
+@pytest.mark.parametrize('k', [0, -1])
+def test_to_shrink_none_is_refused(k):
+  with pytest.raises(InputError, match=f'k={k} singular values; choose at least 1'):
+    bss.spectral_shrinkage(np.eye(3, dtype=np.float32), k)
 
 
 def test_one_step(check_step):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tljax.errors import InputError
 from tljax.finetuning.regularized import regularize
 from tljax.losses import Loss
 from tljax.method import Method
@@ -42,5 +43,11 @@ def spectral_shrinkage(features: jax.Array, k: int = 1) -> jax.Array:
   Args:
     features: (N, D) float, of a batch; it has min(N, D) singular values.
     k: how many, at most min(N, D).
+
+  Raises:
+    InputError: k is below 1.
   """
-  return jnp.sum(jnp.linalg.svd(features, compute_uv=False)[-k:] ** 2)
+  if k < 1:  # a slice [-0:] is all of them
+    raise InputError(f'bss shrinks k={k} singular values; choose at least 1')
+  wide = features.astype(jnp.promote_types(features.dtype, jnp.float32))  # no svd else
+  return jnp.sum(jnp.linalg.svd(wide, compute_uv=False)[-k:] ** 2)
