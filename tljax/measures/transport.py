@@ -2,7 +2,8 @@
 
 Points are (N, D) and (M, D) float, and all weigh the same. The gradients of the costs
 hold the plan, which is right where Sinkhorn's iterations have converged (Feydy et al.,
-2019, section 3.1).
+2019, section 3.1). ott-jax has far more; these few lines, for a batch on one device,
+spare a dependency.
 """
 
 import chex
