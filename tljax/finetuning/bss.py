@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tljax.errors import InputError
@@ -49,5 +50,5 @@ def spectral_shrinkage(features: jax.Array, k: int = 1) -> jax.Array:
   """
   if k < 1:  # a slice [-0:] is all of them
     raise InputError(f'bss shrinks k={k} singular values; choose at least 1')
-  wide = features.astype(jnp.promote_types(features.dtype, jnp.float32))  # no svd else
+  wide = features.astype(np.promote_types(features.dtype, np.float32))  # as svd wants
   return jnp.sum(jnp.linalg.svd(wide, compute_uv=False)[-k:] ** 2)
