@@ -6,6 +6,7 @@ import pytest
 from tests.data import vision
 from tljax import sharding
 from tljax.data import augment, color, randaugment
+from tljax.errors import InputError
 
 CHANGES = {
   augment.invert_contrast: lambda image: np.float32(1) - image,
@@ -321,6 +322,15 @@ def test_mixups_shares_are_drawn_from_beta(alpha):
   share = swapped_share(augment.mixup(alpha, 1))
   assert abs(share.mean() - 0.5) < 0.03
   assert abs(share.var() - 0.25 / (2 * alpha + 1)) < 0.01
+
+
+@pytest.mark.parametrize('name', ['mixup', 'cutmix'])
+@pytest.mark.parametrize('alpha', [0.0, -0.2])
+def test_a_mix_without_a_distribution_is_refused(name, alpha):
+  with pytest.raises(InputError, match=rf'{name} draws from Beta\({alpha}, .*above 0'):
+    getattr(augment, name)(alpha, 16)
+  with pytest.raises(InputError, match=name):
+    augment.mixup_or_cutmix(16, **{f'{name}_alpha': alpha})
 
 
 def test_cutmixs_boxes_have_the_expected_area():

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax import losses
+from tljax.errors import InputError
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> images
 # (key, images, labels) -> (images, soft labels)
@@ -281,7 +282,11 @@ def mixup(alpha: float, num_classes: int) -> Mix:
 
   Labels are (N,) integers or (N, K) probabilities. The whole batch has one share,
   drawn from Beta(alpha, alpha), and one permutation.
+
+  Raises:
+    InputError: alpha is not above 0.
   """
+  _check_alpha('mixup', alpha)
 
   def apply(key, images, labels):
     share_key, key = jax.random.split(key)
@@ -300,7 +305,11 @@ def cutmix(alpha: float, num_classes: int) -> Mix:
   permutation. Box and image have the same shape; the box's share of the area is drawn
   from Beta(alpha, alpha), and what overhangs the border is lost. Labels are mixed by
   the area that is left.
+
+  Raises:
+    InputError: alpha is not above 0.
   """
+  _check_alpha('cutmix', alpha)
 
   def apply(key, images, labels):
     share_key, place_key, key = jax.random.split(key, 3)
@@ -315,6 +324,11 @@ def cutmix(alpha: float, num_classes: int) -> Mix:
     return mixed, _mix_labels(labels, others, share, num_classes)
 
   return apply
+
+
+def _check_alpha(name, alpha):
+  if not alpha > 0:
+    raise InputError(f'{name} draws from Beta({alpha}, {alpha}); choose alpha above 0')
 
 
 def _mix_labels(labels, others, share, num_classes):
