@@ -91,6 +91,25 @@ def test_a_regression(run, name, targets):
   assert r2 > (0.8 if name == 'knn' else 0.98)
 
 
+@pytest.mark.parametrize('sweeps', [False, True])
+def test_a_linear_probe_of_few_steps_knows_where_its_features_are(run, sweeps):
+  """Its training does not see their mean; what it is judged by must not either."""
+  rng = np.random.default_rng(0)
+  x, labels = np.float32(rng.normal(size=(160, 4))), np.arange(160) % 2
+  x[:, 0] += 4 * labels
+  logits = []
+  for offset in (0, 64):
+    images = x + np.float32(offset)
+    training, validation = (
+      Dataset(images[s], labels[s], ('a', 'b')) for s in np.s_[:80, 80:]
+    )
+    settings = heads.settings('linear', sweeps, 1e-2)
+    find = heads.searcher('linear', settings, training, epochs=2, batch_size=16)
+    found = find(training, validation, 0, run)
+    logits.append([head.logits(validation.images) for head in found.heads])
+  np.testing.assert_allclose(*logits, atol=2e-3)
+
+
 def test_ridge_leaves_out_all_views_of_an_example(run):
   """What is learned by heart from its other views is no reason for a small penalty."""
   rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from sklearn.preprocessing import StandardScaler
 
 from tljax.extraction.linear import LinearProbe, fold
 
@@ -38,3 +39,29 @@ def test_folded_it_is_one_linear_head_that_says_the_same():
   wanted = probe.apply(variables, features)['logits']
   assert abs(np.asarray(wanted)).max() > 1
   np.testing.assert_allclose(fold(variables).logits(features), wanted, atol=1e-4)
+
+
+def test_the_epsilon_is_that_of_maes_code():
+  features = np.float32([[-1e-3], [1e-3]])  # of variance 1e-6
+  probe = LinearProbe(2)
+  variables = probe.init(jax.random.key(0), features)
+  outputs, _ = probe.apply(variables, features, train=True, mutable=['batch_stats'])
+  wanted = [[-(0.5**0.5)], [0.5**0.5]]
+  np.testing.assert_allclose(outputs['features'], wanted, rtol=1e-5)
+
+
+def test_after_few_steps_it_folds_by_the_exact_moments():
+  rng = np.random.default_rng(0)
+  features = np.float32(rng.normal(size=(64, 5)) * [1, 10, 100, 0.1, 1] + 3)
+  probe = LinearProbe(3)
+  variables = probe.init(jax.random.key(0), features)
+  for _ in range(10):
+    _, state = probe.apply(variables, features, train=True, mutable=['batch_stats'])
+    variables = {**variables, **state}
+  classifier = variables['params']['head']['classifier']
+  scaled = StandardScaler().fit_transform(np.float64(features))
+  wanted = scaled @ np.asarray(classifier['kernel']) + np.asarray(classifier['bias'])
+  moments = features.mean(0, dtype=np.float64), features.var(0, dtype=np.float64)
+  got = fold(variables, moments).logits(features)
+  np.testing.assert_allclose(got, wanted, atol=1e-3)
+  assert abs(fold(variables).logits(features) - wanted).max() > 0.1

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import optax
 
 from tljax import losses, sweep
@@ -119,16 +120,14 @@ def searcher(
       adam = optax.adamw(rate, weight_decay=weight_decay)
     return probe.method(model, adam, loss=loss, dropout=dropout)
 
-  def head_of(state):
-    if name == 'mlp':
-      return probe.head_of(model, state)
-    return linear.fold(state.variables)
-
-  trainer = search.Trainer.of(make, head_of, settings)
+  trainer = search.Trainer.of(make, functools.partial(probe.head_of, model), settings)
 
   def train(training, validation, seed, run):
-    label = f'{name}-{seed}'
-    return trainer.fit(training, validation, steps, batch_size, seed, run, label)
+    own, rows, label = trainer, training.images, f'{name}-{seed}'
+    if name == 'linear':
+      moments = rows.mean(0, dtype=np.float64), rows.var(0, dtype=np.float64)
+      own = own._replace(head_of=lambda state: linear.fold(state.variables, moments))
+    return own.fit(training, validation, steps, batch_size, seed, run, label)
 
   return train
 

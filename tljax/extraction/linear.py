@@ -7,7 +7,7 @@ from tljax.extraction.head import Head, linear
 from tljax.method import Variables
 from tljax.models.base import Linear
 
-_EPSILON = 1e-5  # of the variance
+_EPSILON = 1e-6  # of the variance, as in MAE's code
 
 
 class LinearProbe(nn.Module):
@@ -30,10 +30,19 @@ class LinearProbe(nn.Module):
     return {**outputs, 'logits': logits}
 
 
-def fold(variables: Variables) -> Head:
-  """Returns a trained probe as one linear head of features as they are."""
+def fold(
+  variables: Variables, moments: tuple[np.ndarray, np.ndarray] | None = None
+) -> Head:
+  """Returns a trained probe as one linear head of features as they are.
+
+  Args:
+    variables: the probe's.
+    moments: mean and variance (D,) of all training features. By default the running
+      ones, of which 0.9^t is still where they started after t steps.
+  """
   norm = variables['batch_stats']['norm']
+  mean, variance = moments or (norm['mean'], norm['var'])
   classifier = variables['params']['head']['classifier']
-  inverse = 1 / np.sqrt(np.float64(norm['var']) + _EPSILON)
+  inverse = 1 / np.sqrt(np.float64(variance) + _EPSILON)
   kernel = inverse[:, None] * classifier['kernel']
-  return linear(kernel, classifier['bias'] - np.float64(norm['mean']) @ kernel)
+  return linear(kernel, classifier['bias'] - np.float64(mean) @ kernel)
