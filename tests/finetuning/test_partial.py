@@ -9,15 +9,18 @@ from tljax import models
 from tljax.finetuning import labels, plain
 from tljax.method import path_name
 
-PATTERNS = {'biases': labels.ALL_BUT_BIASES, 'norms': labels.ALL_BUT_NORMS}
+PATTERNS = {
+  'biases': labels.ALL_BUT_BIASES,
+  'norms': labels.ALL_BUT_NORMS,
+  'biases_and_norms': labels.ALL_BUT_BIASES_AND_NORMS,
+}
 
 
 def is_trained(kind, name):
   if name.startswith('head/'):
     return True
-  if kind == 'biases':
-    return name.endswith('/bias')
-  return 'norm' in name.split('/')[-2]
+  of = {'biases': name.endswith('/bias'), 'norms': 'norm' in name.split('/')[-2]}
+  return any(of[part] for part in kind.split('_and_'))
 
 
 @functools.cache

@@ -29,8 +29,10 @@ Rules = Sequence[tuple[str, str]]
 # Patterns for `freeze`, which leave to train, beside the head:
 # the backbone's biases, those of norms too: BitFit (Ben Zaken et al., 2022);
 ALL_BUT_BIASES = r'backbone/(?!.*/bias$).*'
-# scale and bias of its norms, which all models call so (Frankle et al., 2021).
+# scale and bias of its norms, which all models call so (Frankle et al., 2021);
 ALL_BUT_NORMS = r'backbone/(?!.*norm\d*/\w+$).*'
+# both, and so no position, token or scale of a layer.
+ALL_BUT_BIASES_AND_NORMS = r'backbone/(?!.*(/bias|norm\d*/\w+)$).*'
 
 
 def label_params(params: Params, rules: Rules) -> Any:
