@@ -30,7 +30,7 @@ _SLOW = 'backbone/', 'source_head/', 'projector/'
 def decay_mask(params: Params) -> Any:
   """Returns the tree of bools of the leaves that weight decay is for: the kernels.
 
-  Not for biases, norms, position embeddings, tokens and layer scales.
+  Not for biases, norms, position embeddings, tokens, layer scales and LoRA's a and b.
   """
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path_name(path).split('/')[-1] == 'kernel', params

@@ -24,7 +24,7 @@ def method(
   """Trains the head and, after modules of the frozen backbone, x + up(relu(down(x))).
 
   Of a map these are 1x1 convolutions. The second layer starts at zero, so the network
-  starts as it was.
+  starts as it was. The norms stay frozen; Houlsby et al.'s code trains them too.
 
   Args:
     model: outputs by endpoint, among them 'logits'; parts 'backbone' and 'head'.

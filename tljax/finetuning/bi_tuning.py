@@ -53,7 +53,8 @@ def method(
   The loss is cross-entropy + strength x (contrastive cross-entropy + categorical
   contrastive loss). The keys are of a network whose weights follow the trained one's
   with momentum. As in the authors' library the classifier's vectors take no gradient
-  of the contrast. Labels are integers.
+  of the contrast. Both contrasts see the queue as it was before the batch; that
+  library's feature contrast sees the batch's own keys too. Labels are integers.
 
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'; its part 'head' is

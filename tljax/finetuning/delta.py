@@ -26,7 +26,9 @@ def method(
 ) -> Method:
   """Pulls the feature maps, channel by channel, to those of the pretrained network.
 
-  The pretrained network runs in evaluation mode on the same images (section 3).
+  The pretrained network runs in evaluation mode on the same images (section 3). The
+  maps leave the stem and each stage, of a ResNet after residual and ReLU; the
+  Transfer Learning Library compares four, of convolutions before norm and residual.
 
   Args:
     model: outputs by endpoint, among them 'logits'.

@@ -29,7 +29,8 @@ def method(
     optimizer: moves A, B and the head.
     rank: r, the columns of A.
     pattern: regular expression of the paths of layers, such as 'backbone/.*/qkv'; the
-      dense ones and ungrouped convolutions that match are adapted.
+      dense ones and ungrouped convolutions that match are adapted, but not BiT's,
+      which standardise their kernels.
     loss: see `plain.method`.
   """
   return adapted.adapt(model, optimizer, low_rank(rank), pattern, loss)

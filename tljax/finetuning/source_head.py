@@ -26,7 +26,8 @@ def source_head_of(
 
   Returns:
     `init_params` of `new_state`, and `(params, outputs) -> logits` (N, K_s); the head
-    runs in evaluation mode.
+    runs in evaluation mode. It reads what follows the bottleneck, where there is one;
+    the Transfer Learning Library's reads what comes before.
   """
   head, pretrained = given or (model.head, None)
 
