@@ -131,7 +131,7 @@ def test_no_example_of_any_class_has_no_precision():
 @pytest.mark.parametrize(
   ('labels', 'name', 'value'),
   [
-    (np.int32([0, 1]), 'accuracy', 0.5),
+    (np.int32([1, 1]), 'accuracy', 0.5),
     (np.array([[1, 0], [0, 1]], bool), 'mean_average_precision', 0.75),
     (np.float32([[2, 0], [0, 2]]), 'r2', (0 + 1) / 2),
   ],
