@@ -96,10 +96,8 @@ def learn_relationship(
   missing = sorted(set(range(count)) - set(labels.tolist()))
   if missing:
     raise InputError(f'class {missing[0]} has no training example; leave it out')
-  seen, held_out = (
-    special.softmax(logits, axis=-1),
-    special.softmax(validation_logits, axis=-1),
-  )
+  logits, validation_logits = np.float64(logits), np.float64(validation_logits)
+  seen, held_out = special.softmax(logits, -1), special.softmax(validation_logits, -1)
   fits = [_regress(seen, labels, penalty) for penalty in penalties]
   scores = [np.mean(np.argmax(held_out @ w, -1) == validation_labels) for w in fits]
   weights = fits[int(np.argmax(scores))]
