@@ -29,7 +29,7 @@ class Flags(settings.Flags):
   target: str
   """Unlabelled; its labels only judge the result."""
   method: str = 'dann'
-  """A name, a file, a sum: cdan:entropy=True+mcc."""
+  """A name, file, sum: cdan:entropy=True+mcc."""
   strength: float | None = None
   """Peak of its ramp; else the method's own."""
 
