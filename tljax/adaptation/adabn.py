@@ -1,20 +1,19 @@
 """Adaptive batch normalisation (Li et al., 2017)."""
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from tljax import losses
 from tljax.errors import InputError
-from tljax.method import Method, apply_train, gradient_step, new_state
+from tljax.method import Method, apply_train, gradient_step, new_state, predict_with
 
 
 def method(model, optimizer: optax.GradientTransformation) -> Method:
   """Trains on the source alone, and is deployed with the target's batch statistics.
 
   After each step the target's images go through the network as well, without a
-  gradient, and move running statistics of their own, which `memory` holds (algorithm 1,
-  with running averages for those of the whole target at the end).
+  gradient, and they alone move the running statistics (algorithm 1, with running
+  averages for those of the whole target at the end).
 
   Args:
     model: outputs by endpoint, among them 'logits'; with batch norms.
@@ -28,8 +27,7 @@ def method(model, optimizer: optax.GradientTransformation) -> Method:
     state = new_state(key, model, optimizer, batch['source']['image'], variables)
     if not state.model_state:
       raise InputError('adabn: the model has no batch statistics that could adapt')
-    copies = jax.tree.map(lambda x: jnp.array(x, copy=True), state.model_state)
-    return state.replace(memory=copies)
+    return state
 
   def loss_fn(params, state, batch, rng):
     source = batch['source']
@@ -43,13 +41,9 @@ def method(model, optimizer: optax.GradientTransformation) -> Method:
   def step(state, batch):
     after, metrics = learn(state, batch)
     rng = jax.random.fold_in(state.rng, state.step)
-    statistics = state.replace(model_state=state.memory)
+    # Of the state before: the source's statistics are in no prediction.
     images = batch['target']['image']
-    _, statistics = apply_train(model, after.params, statistics, images, rng)
-    return after.replace(memory=statistics), metrics
+    _, model_state = apply_train(model, after.params, state, images, rng)
+    return after.replace(model_state=model_state), metrics
 
-  def predict(state, images):
-    variables = {'params': state.params, **state.memory}
-    return model.apply(variables, images, train=False)['logits']
-
-  return Method(init, step, predict)
+  return Method(init, step, predict_with(model))
