@@ -15,6 +15,7 @@ from benchmarks.harness import Contender, Contenders
 from benchmarks.steps import Settings
 from tljax import data
 from tljax.data import augment, batches
+from tljax.errors import InputError
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD
 
 _BATCH = 32
@@ -64,7 +65,10 @@ def normalise(key: jax.Array, images: jax.Array) -> jax.Array:
 def _ours(case, folder, size):
   """Returns a function that reads a pass's batches onto the device."""
   transform, crop, in_memory = CASES[case]
-  source = data.folder.read(str(folder))['all']
+  splits = data.folder.read(str(folder))
+  if 'all' not in splits:
+    raise InputError(f'--data {folder} has splits; give the folder of one of them')
+  source = splits['all']
   memory = 1 << 40 if in_memory else 0
   dataset, _ = data.loading.decode(source, transform, False, bool(memory))
   stream = batches.stream(dataset, size, 0, normalise, crop=crop)

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from PIL import Image
 
 from benchmarks import __main__ as main
 from benchmarks import cases, show, steps
@@ -144,3 +145,12 @@ def test_the_table_says_how_each_stands_to_its_bar():
   assert rows[0]['tljax'] == '500 ms (450-550)'
   assert rows[0]['ratio'] == '0.80 (0.72-0.88)'
   assert rows[-1]['its time'] == 'not installed'
+
+
+def test_photographs_in_splits_are_refused_in_one_line(launch, tmp_path):
+  for part in ('train/cat', 'train/dog', 'val/cat', 'val/dog'):
+    folder = tmp_path / part
+    folder.mkdir(parents=True)
+    Image.new('RGB', (8, 8)).save(folder / 'a.jpg')
+  status, _, line = launch('--cases', 'input/evaluation', '--data', tmp_path)
+  assert status == 2 and line.count('\n') == 1 and 'has splits' in line
