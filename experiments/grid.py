@@ -178,7 +178,7 @@ def conclude(run, tasks, methods, seeds) -> None:
   ]
   report.print_table(rows, 'Validators: rank correlation with the accuracy')
   page.table('Validators', rows, ABOUT)
-  if 'infomax_gain' in trained[0]:
+  if all('infomax_gain' in record for record in trained):
     page.table('Stopped by InfoMax', gains(trained, methods), STOPPED)
   (source, *_), target = next(iter(tasks.values()))
   first = {'source': source, 'target': target}
