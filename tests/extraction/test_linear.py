@@ -28,14 +28,20 @@ def test_probe_moves_only_its_head():
   }
 
 
-def test_folded_it_is_one_linear_head_that_says_the_same():
+def after(steps):
+  """Features, the probe, and its variables after steps that see all of them."""
   rng = np.random.default_rng(0)
   features = np.float32(rng.normal(size=(64, 5)) * [1, 10, 100, 0.1, 1] + 3)
   probe = LinearProbe(3)
   variables = probe.init(jax.random.key(0), features)
-  for _ in range(30):
+  for _ in range(steps):
     _, state = probe.apply(variables, features, train=True, mutable=['batch_stats'])
     variables = {**variables, **state}
+  return features, probe, variables
+
+
+def test_folded_it_is_one_linear_head_that_says_the_same():
+  features, probe, variables = after(30)
   wanted = probe.apply(variables, features)['logits']
   assert abs(np.asarray(wanted)).max() > 1
   np.testing.assert_allclose(fold(variables).logits(features), wanted, atol=1e-4)
@@ -51,13 +57,7 @@ def test_the_epsilon_is_that_of_maes_code():
 
 
 def test_after_few_steps_it_folds_by_the_exact_moments():
-  rng = np.random.default_rng(0)
-  features = np.float32(rng.normal(size=(64, 5)) * [1, 10, 100, 0.1, 1] + 3)
-  probe = LinearProbe(3)
-  variables = probe.init(jax.random.key(0), features)
-  for _ in range(10):
-    _, state = probe.apply(variables, features, train=True, mutable=['batch_stats'])
-    variables = {**variables, **state}
+  features, _, variables = after(10)
   classifier = variables['params']['head']['classifier']
   scaled = StandardScaler().fit_transform(np.float64(features))
   wanted = scaled @ np.asarray(classifier['kernel']) + np.asarray(classifier['bias'])
