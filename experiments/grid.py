@@ -41,11 +41,12 @@ def judge(
   logits = predictor(method)
   on_source = logits(trial.state, held_out.images)
   on_target = logits(trial.state, unlabelled)
+  seen = source['train'].take(_some(source['train'])).images
   trained, validated, adapted = (
     extract(model, trial.state.variables, images)
-    for images in (source['train'].images, held_out.images, unlabelled)
+    for images in (seen, held_out.images, unlabelled)
   )
-  weights = validators.density_ratio(_some(trained), _some(adapted), validated)
+  weights = validators.density_ratio(trained, adapted[_some(adapted)], validated)
   wrong = np.float64(on_source.argmax(-1) != held_out.labels)
   said = {
     'source accuracy': scores.accuracy(on_source, held_out.labels),
@@ -62,8 +63,8 @@ def judge(
 
 
 def _some(rows):
-  """Examples enough to tell two domains apart by."""
-  return rows[np.random.default_rng(0).permutation(len(rows))[:2000]]
+  """Indices of examples enough to tell two domains apart by."""
+  return np.random.default_rng(0).permutation(len(rows))[:2000]
 
 
 def stopped(records: Sequence[dict]) -> dict[str, float]:
