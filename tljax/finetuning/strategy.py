@@ -1,19 +1,14 @@
 """How much of a pretrained network to tune, by the target set's size and similarity."""
 
 import math
-import warnings
 from typing import Literal, NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from tljax.errors import InputError
-from tljax.measures import labelled
+from tljax.measures import transferability
 
-_FOLDS, _MEASURED = 5, 2000  # of the examples, or two of each class, to measure by
+_MEASURED = 2000  # of the examples, or two of each class, to measure by
 _FEW, _MANY = 10, 40  # examples of a class
 _SKILL = 0.3  # of frozen features that tell the classes apart
 _BATCH, _PASSES, _LEAST, _MOST = 32, 3, 60, 10_000  # steps; the most as BiT-HyperRule
@@ -99,20 +94,9 @@ def measure(
   separation = 1 - within / (examples * features.var(0).sum())
   if counts.min() < 2:
     return Evidence(examples, num_classes, None, float(separation), image_seconds)
-  if examples > _MEASURED:
-    chosen = labelled.sample(labels, max(_MEASURED, 2 * num_classes), 0, least=2)
-    features, labels = features[chosen], labels[chosen]
-    counts = np.bincount(labels)
-  folds = StratifiedKFold(
-    np.clip(counts.min(), 2, _FOLDS), shuffle=True, random_state=0
-  )
-  probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-  with warnings.catch_warnings():  # it takes many for targets of a regression
-    warnings.filterwarnings('ignore', 'The number of unique classes')
-    accuracy = cross_val_score(probe, features, labels, cv=folds).mean()
-  return Evidence(
-    examples, num_classes, float(accuracy), float(separation), image_seconds
-  )
+  measured = max(_MEASURED, 2 * num_classes)
+  accuracy = transferability.linear_probe(features, labels, examples=measured)
+  return Evidence(examples, num_classes, accuracy, float(separation), image_seconds)
 
 
 def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:

@@ -68,7 +68,7 @@ def sample(labels: np.ndarray, count: int, seed: int, least: int = 0) -> np.ndar
 
 
 def drawn(
-  features: np.ndarray, labels: np.ndarray, count: int, seed: int
+  features: np.ndarray, labels: np.ndarray, count: int, seed: int, least: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns checked features and labels of `count` examples, where there are more.
 
@@ -77,5 +77,5 @@ def drawn(
   features, labels = check_features(features, labels), np.asarray(labels)
   if len(features) <= count:
     return features, labels
-  chosen = sample(labels, count, seed)
+  chosen = sample(labels, count, seed, least)
   return features[chosen], labels[chosen]

@@ -9,6 +9,7 @@ gives all of features, in the time of a few.
 
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from concurrent import futures
 
@@ -186,13 +187,13 @@ def linear_probe(
     features: (N, D) float.
     labels: (N,) integer.
     folds: number of them, or of the examples of the rarest class where it has fewer.
-    examples: drawn where there are more.
+    examples: drawn where there are more, two of each class at least.
     seed: draws examples and folds.
 
   Raises:
     InputError: as all; or no two classes have two examples drawn each.
   """
-  features, labels = drawn(features, labels, examples, seed)
+  features, labels = drawn(features, labels, examples, seed, least=2)
   _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
   if np.sum(counts > 1) < 2:
     raise InputError(f'of {len(labels)} examples no two classes have two each')
@@ -200,7 +201,10 @@ def linear_probe(
   features, labels = features[kept], labels[kept]
   probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
   split = StratifiedKFold(min(folds, rarest), shuffle=True, random_state=seed)
-  return float(cross_val_score(probe, np.float32(features), labels, cv=split).mean())
+  with warnings.catch_warnings():  # it takes many for targets of a regression
+    warnings.filterwarnings('ignore', 'The number of unique classes')
+    found = cross_val_score(probe, np.float32(features), labels, cv=split)
+  return float(found.mean())
 
 
 def neighbours(
