@@ -88,8 +88,9 @@ def test_three_steps(points, points_batch):
     )
     state, metrics = method.step(state, batch)
     np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
-  chex.assert_trees_all_close(state.params, params, rtol=1e-4, atol=1e-6)
-  chex.assert_trees_all_close(state.memory['params'], teacher, rtol=1e-4, atol=1e-6)
+  student = state.memory['student']['params']
+  chex.assert_trees_all_close(student, params, rtol=1e-4, atol=1e-6)
+  chex.assert_trees_all_close(state.params, teacher, rtol=1e-4, atol=1e-6)
   logits = method.predict(state, weak)
   np.testing.assert_allclose(jax.nn.softmax(logits), predict(teacher, weak), rtol=1e-5)
 
@@ -100,12 +101,12 @@ def test_the_teachers_statistics_are_the_targets(model, family_batches):
   state = method.init(jax.random.key(0), None, batch)
   step = jax.jit(method.step)
   source, target = batch['source'], batch['target']['image']
-  after = step(state, batch)[0].memory['batch_stats']
+  after = step(state, batch)[0].model_state['batch_stats']
   other = step(state, {**batch, 'source': {**source, 'image': target}})[0]
-  chex.assert_trees_all_equal(after, other.memory['batch_stats'])
+  chex.assert_trees_all_equal(after, other.model_state['batch_stats'])
   rngs = {'dropout': jax.random.key(0)}  # it comes after the first norm
   _, wanted = model.apply(
-    state.memory, target, train=True, mutable=['batch_stats'], rngs=rngs
+    state.variables, target, train=True, mutable=['batch_stats'], rngs=rngs
   )
   first, second = (x['backbone']['stage1'] for x in (after, wanted['batch_stats']))
   chex.assert_trees_all_close(first, second, rtol=1e-4, atol=1e-6)

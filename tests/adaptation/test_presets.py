@@ -82,7 +82,7 @@ def test_self_ensembling_descends_the_librarys_loss(headed_points, points_batch)
   built = presets.build('mean_teacher', headed_points, optax.sgd(0.1), 40, library=True)
   state = built.init(jax.random.key(0), None, points_batch)
   # So sure a teacher teaches by all.
-  state.memory['params']['head']['classifier']['kernel'] *= 50.0
+  state.params['head']['classifier']['kernel'] *= 50.0
   weak = points_batch['target']['image']
   batch = {**points_batch, 'target': {'image': weak, 'strong': weak + 0.5}}
 
@@ -90,8 +90,8 @@ def test_self_ensembling_descends_the_librarys_loss(headed_points, points_batch)
     logits = headed_points.apply(variables, images)['logits']
     return np.asarray(jax.nn.softmax(logits))
 
-  student = predict(state.variables, batch['target']['strong'])
-  teacher = predict(state.memory, weak)
+  student = predict(state.memory['student'], batch['target']['strong'])
+  teacher = predict(state.variables, weak)
   sure = np.max(teacher, 1) >= 0.8
   assert 0 < sum(sure) < 8
   squares = np.mean(sure * np.sum(np.square(student - teacher), 1))

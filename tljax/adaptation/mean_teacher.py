@@ -8,7 +8,7 @@ from tljax import losses
 from tljax.adaptation import pseudo
 from tljax.adaptation.alignment import strong_view
 from tljax.data.augment import Augment
-from tljax.method import Method, apply_train, gradient_step, new_state
+from tljax.method import Method, apply_train, gradient_step, new_state, predict_with
 
 
 def method(
@@ -28,7 +28,8 @@ def method(
   teacher sees the weak view of the target and the student the strong one. The
   teacher's parameters are the student's moving average, its batch statistics the
   target's alone; the domains go through the student one by one (French et al.,
-  section 3). The teacher is what is deployed.
+  section 3). The teacher is what is deployed: the state's parameters are its own, and
+  its memory has the student.
 
   Args:
     model: outputs by endpoint, among them 'logits'.
@@ -45,8 +46,8 @@ def method(
 
   def init(key, variables, batch):
     state = new_state(key, model, optimizer, batch['source']['image'], variables)
-    teacher = jax.tree.map(lambda x: jnp.array(x, copy=True), state.variables)
-    return state.replace(memory=teacher)
+    student = jax.tree.map(lambda x: jnp.array(x, copy=True), state.variables)
+    return state.replace(memory={'student': student})
 
   def loss_fn(params, state, batch, rng):
     view_key, source_key, target_key, _ = jax.random.split(rng, 4)
@@ -69,20 +70,20 @@ def method(
   learn = gradient_step(loss_fn, optimizer)
 
   def step(state, batch):
-    params, model_state = _split(state.memory)
     key = jax.random.split(jax.random.fold_in(state.rng, state.step), 4)[3]
-    target, teacher = batch['target'], state.replace(model_state=model_state)
-    outputs, model_state = apply_train(model, params, teacher, target['image'], key)
+    target = batch['target']
+    outputs, model_state = apply_train(model, state.params, state, target['image'], key)
     target = {**target, 'teacher': outputs['logits']}
-    after, metrics = learn(state, {**batch, 'target': target})
+    params, statistics = _split(state.memory['student'])
+    student = state.replace(params=params, model_state=statistics)
+    after, metrics = learn(student, {**batch, 'target': target})
     keep = jnp.minimum(1 - 1 / (after.step + 1).astype(jnp.float32), decay)
-    params = optax.incremental_update(after.params, params, 1 - keep)
-    return after.replace(memory={'params': params, **model_state}), metrics
+    params = optax.incremental_update(after.params, state.params, 1 - keep)
+    memory = {'student': after.variables}
+    after = after.replace(params=params, model_state=model_state, memory=memory)
+    return after, metrics
 
-  def predict(state, images):
-    return model.apply(state.memory, images, train=False)['logits']
-
-  return Method(init, step, predict)
+  return Method(init, step, predict_with(model))
 
 
 def inconsistency(
