@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from experiments import cli
-from tljax import report
+from tljax import plots, report
 from tljax.data import loading, survey
 from tljax.errors import InputError
 from tljax.run import Run
@@ -77,7 +77,7 @@ def _show(spec, splits, page):
     if lines:
       table = [{title.lower(): line} for line in lines[:_SHOWN]]
       page.table(title, table, f'{len(lines)} in all.')
-  pictures = report.image_rows(splits['train'].pictures(_SHOWN))
+  pictures = plots.image_rows(splits['train'].pictures(_SHOWN))
   page.figure('Pictures', pictures, 'Of the training split.')
   return {
     'classes': classes,

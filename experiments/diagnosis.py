@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from tljax import report
+from tljax import plots, report
 from tljax.adaptation import advice
 from tljax.data.dataset import Dataset
 from tljax.extraction import logistic
@@ -119,7 +119,7 @@ def pictures(
   source, target = (sets[k].images for k in ('source', 'target'))
   page.figure(
     'Both domains',
-    report.tsne(
+    plots.tsne(
       {'features': features},
       dict(zip(sets, labels, strict=True)),
       sets['source'].classes,
@@ -131,7 +131,7 @@ def pictures(
   order = np.argsort(apart)
   near, far = order[:_SHOWN], order[::-1][:_SHOWN]
   pairs = {'target': target[near], 'nearest in the source': source[index[near]]}
-  page.figure('Nearest pairs across the domains', report.image_rows(pairs))
+  page.figure('Nearest pairs across the domains', plots.image_rows(pairs))
   strange = {'target': target[far], 'nearest in the source': source[index[far]]}
   about = 'Target images that have the furthest way to any source image.'
-  page.figure('Most foreign target images', report.image_rows(strange), about)
+  page.figure('Most foreign target images', plots.image_rows(strange), about)

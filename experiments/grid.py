@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments import results
-from tljax import report
+from tljax import plots, report
 from tljax.data.dataset import Dataset, judging_split
 from tljax.extraction.features import extract
 from tljax.inference import predictor
@@ -139,7 +139,7 @@ def draw(
     with np.load(folder / f'{name}.npz') as file:
       kept[name] = dict(zip(tests, file.values(), strict=True))
   labels = {k: test.labels for k, test in tests.items()}
-  return report.tsne(kept, labels, next(iter(tests.values())).classes)
+  return plots.tsne(kept, labels, next(iter(tests.values())).classes)
 
 
 def train(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.trained import Trained
-from tljax import report
+from tljax import plots, report
 from tljax.data.dataset import Dataset
 from tljax.measures import scores
 
@@ -33,7 +33,7 @@ def _classes(page, title, network, dataset):
   figures |= _show_by_class(page, logits, dataset)
   predicted, confidence = logits.argmax(-1), np.asarray(jax.nn.softmax(logits)).max(-1)
   page.confusion(network.name, dataset, predicted)
-  page.figure('Calibration', report.calibration(logits, labels))
+  page.figure('Calibration', plots.calibration(logits, labels))
   wrong = _worst(confidence * (predicted != labels))
   pairs = zip(labels[wrong], predicted[wrong], strict=True)
   titles = [f'{dataset.classes[a]},\nnot {dataset.classes[b]}' for a, b in pairs]
@@ -59,7 +59,7 @@ def _targets(page, title, network, dataset):
   outputs = network.logits(dataset.images)
   targets = dataset.labels.reshape(len(dataset), -1)
   figures = _show_figures(page, title, scores.regression(outputs, targets))
-  page.figure('Predictions', report.parity(targets, outputs))
+  page.figure('Predictions', plots.parity(targets, outputs))
   errors = np.abs(outputs - targets) / np.maximum(targets.std(0), 1e-12)
   wrong, columns = _worst(errors.max(-1)), errors.argmax(-1)
   columns = columns[wrong]
@@ -108,4 +108,4 @@ def _show_mistakes(
   if len(images):
     maps = network.evidence(images, outputs)
     text = 'The worst, and by Grad-CAM where the network saw what it said.'
-    page.figure('Mistakes', report.gallery(images, titles, maps), text)
+    page.figure('Mistakes', plots.gallery(images, titles, maps), text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 from etils import epy
 
-from tljax import report
+from tljax import plots, report
 from tljax.data.dataset import Dataset
 from tljax.measures import scores
 from tljax.run import Run
@@ -59,7 +59,7 @@ def conclude(
   page.table('Results', rows, 'Mean and standard deviation over seeds; training time.')
   page.figure(
     'Accuracy',
-    report.bars({name: s['accuracy'] for name, s in strategies.items()}, 'accuracy'),
+    plots.bars({name: s['accuracy'] for name, s in strategies.items()}, 'accuracy'),
     'Bars are means, dots are seeds.',
   )
   records = {name: [t.records for t in seeds] for name, seeds in trials.items()}
@@ -72,7 +72,7 @@ def _conclude_regression(run, trials, targets, *about, **facts):
   page = _conclude_by(run, trials, measure, ('r2', 'mae'), *about, **facts)
   for name, seeds in trials.items():
     first = seeds[0].logits
-    plot = report.parity(targets.reshape(first.shape), first)
+    plot = plots.parity(targets.reshape(first.shape), first)
     page.figure(f'Predictions of {name.replace("_", " ")}', plot, 'First seed.')
   return page
 
@@ -123,7 +123,7 @@ def _add_curves(page, records, metric):
   if all('loss' in seed[-1] for seeds in records.values() for seed in seeds):
     page.figure(
       'Learning curves',
-      report.curves(records, 'loss', metric),
+      plots.curves(records, 'loss', metric),
       f'Training loss, and {metric.partition("_")[2]} on the validation split.',
     )
 

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = [
   'errors discovery method sharpness sweep losses measures optimizers processes '
   'sharding models',
-  'weights data checkpoint run report progress watch',
+  'weights data checkpoint run report plots progress watch',
   'train inference',
   'extraction finetuning adaptation',
 ]

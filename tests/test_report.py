@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tljax import report
+from tljax import plots, report
 
 
 def test_summarise_has_the_samples_deviation():
@@ -70,71 +70,19 @@ def test_page_is_one_file_and_escapes_what_it_is_given(tmp_path):
   assert text.count('src=') == 1
 
 
-def test_curves_are_means_over_seeds_with_a_band():
-  def seed(offset):
-    return [{'step': s, 'loss': s + offset, 'accuracy': offset} for s in (10, 20)]
-
-  records = {'source_only': [seed(0.0), seed(2.0)], 'dann': [seed(1.0), seed(1.0)]}
-  panels = report.curves(records, 'loss', 'accuracy').axes
-  lines = [line.get_xydata() for line in panels[0].lines]
-  np.testing.assert_allclose(lines[0], [[10, 11], [20, 21]])
-  band = panels[0].collections[0].get_paths()[0].vertices
-  assert (band[:, 1].min(), band[:, 1].max()) == (10, 22)
-  np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [1, 1])
-  legend = [text.get_text() for text in panels[1].get_legend().get_texts()]
-  assert legend == ['source only', 'dann']
-
-
-def test_bars_are_means_and_dots_seeds():
-  (axes,) = report.bars({'scratch': [0.2, 0.4], 'fine_tuning': [0.9]}, 'accuracy').axes
-  np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [0.3, 0.9])
-  np.testing.assert_allclose(axes.lines[0].get_xdata(), [0.2, 0.4])
-  names = [label.get_text() for label in axes.get_yticklabels()]
-  assert names == ['scratch', 'fine tuning']
-
-
-def test_image_rows_show_the_images(domains):
-  rows = {name: splits['test'].images[:3] for name, splits in domains.items()}
-  rows['digits-m'] = rows['digits-m'][:2]  # rows of unequal length
-  shown = [axes.images for axes in report.image_rows(rows).axes]
-  assert [len(images) for images in shown] == [1, 1, 1, 1, 1, 0]
-  np.testing.assert_array_equal(shown[3][0].get_array(), rows['digits-m'][0])
-
-
-def test_confusion_counts_labels_in_rows():
-  figure = report.confusion(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 'abc')
-  matrix = figure.axes[0].images[0].get_array()
-  np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
-
-
-@pytest.mark.parametrize('count', [20, 35])
-def test_tsne_embeds_the_domains_of_a_panel_together(count):
-  rng = np.random.default_rng(0)
-  features = {
-    'before': {name: rng.normal(size=(count, 4)) for name in ('digits', 'digits-m')}
-  }
-  labels = {name: np.arange(count) % 2 for name in ('digits', 'digits-m')}
-  (axes,) = report.tsne(features, labels, ('0', '1')).axes
-  points = [c.get_offsets() for c in axes.collections if len(c.get_offsets())]
-  assert [len(p) for p in points] == [count, count]
-  assert np.all(np.isfinite(np.concatenate(points)))
-  legend = {text.get_text() for text in axes.get_legend().get_texts()}
-  assert legend == {'digits', 'digits-m', '0', '1'}
-
-
 @pytest.fixture
 def drawn(monkeypatch):
   """By function, the figure that it drew for the page and what of."""
   seen = {}
 
   def spy(name):
-    draw = getattr(report, name)
+    draw = getattr(plots, name)
 
     def recorded(*args):
       seen[name] = (*args, draw(*args))
       return seen[name][-1]
 
-    monkeypatch.setattr(report, name, recorded)
+    monkeypatch.setattr(plots, name, recorded)
 
   for name in ('image_rows', 'tsne', 'confusion'):
     spy(name)
@@ -221,7 +169,7 @@ def test_a_grid_of_methods_and_tasks_has_their_means(tmp_path, capsys):
     'seconds': '3.0',
   }
   assert rows[1]['mean'] == '50.0 ± 0.0'
-  (axes,) = report.grid(figures).axes
+  (axes,) = plots.grid(figures).axes
   assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.7, 0.5])
   dots = {line.get_label(): [*line.get_xdata()] for line in axes.lines}
   assert dots == {'a to b': [pytest.approx(0.6), 1.0], 'b to a': [0.8, 0.0]}
