@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from benchmarks import founding, input, steps, whole
+from benchmarks import adapt, founding, input, steps, whole
 from benchmarks.harness import Bar, Contenders
 from benchmarks.steps import Settings
 from tljax.errors import InputError
@@ -23,9 +23,7 @@ class Case(NamedTuple):
   is_once: bool = False
 
 
-_ADAPTED = [
-  f'{net}/{m}' for net in ('lenet', 'resnet50') for m in ('dann', 'cdan', 'mcd')
-]
+_ADAPTED = [f'{net}/{m}' for net in ('lenet', 'resnet50') for m in adapt.METHODS]
 CASES = {
   **{
     f'{network}/{strategy}': Case(
@@ -35,7 +33,7 @@ CASES = {
     for strategy in steps.STRATEGIES
   },
   **{
-    case: Case(functools.partial(steps.adapted, *case.split('/')))
+    case: Case(functools.partial(adapt.adapted, *case.split('/')))
     for case in ('cnn/dann', *_ADAPTED)
   },
   **{

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 
 from benchmarks.harness import Contender, Contenders, compiled, filled, stepper
-from tljax import adaptation, models
+from tljax import models
 from tljax.finetuning import labels, lora, plain
 from tljax.method import Method
 
@@ -35,9 +36,6 @@ STRATEGIES = ('features', 'head', 'top', 'fine_tune', 'lora')
 CLASSES, RANK = 10, 8
 # Times a step's FLOPs are those of the forward pass, the backward pass being two.
 PASSES = {'features': 1, 'head': 1, 'fine_tune': 3, 'dann': 3, 'cdan': 3}
-# Of Transfer-Learning-Library's examples: pixels, classes, batch of a domain.
-ADAPTED = {'lenet': (28, 10, 36), 'cnn': (16, 10, 32), 'resnet50': (224, 31, None)}
-STRENGTH, MAP_WIDTH = 0.5, 1024  # of the game; of CDAN's random map
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,13 +106,13 @@ def supervised(network: str, strategy: str, settings: Settings) -> Contenders:
     ours = _forward(build_model(network, CLASSES), batch['image'])
   else:
     ours = stepper(build_method(network, strategy), batch)
-  ours = _with_flops(ours, network, strategy, settings.pixels, len(arrays['label']))
+  ours = with_flops(ours, network, strategy, settings.pixels, len(arrays['label']))
   width = models.spec(network).feature_dim
   given = network, strategy, width, CLASSES, RANK
-  return {'tljax': ours, **_peers('supervised', given, arrays, settings)}
+  return {'tljax': ours, **peers('torch_twins.supervised', given, arrays, settings)}
 
 
-def _with_flops(ours, network, name, pixels, images) -> Contender:
+def with_flops(ours, network, name, pixels, images) -> Contender:
   """Counts the network's own: of a library's, or of a loop, XLA counts too few."""
   spec, passes = models.spec(network), PASSES.get(name)
   if not (passes and spec.multiply_adds and pixels == spec.input_size):
@@ -146,26 +144,15 @@ def first_step(network: str, strategy: str, count: int, pixels: int) -> None:
   jax.block_until_ready(stepper(build_method(network, strategy), batch).run())
 
 
-def adapted(network: str, name: str, settings: Settings) -> Contenders:
-  """A step of domain adaptation that trains all weights, beside PyTorch's."""
-  pixels, classes, count = ADAPTED[network]
-  if count is None:
-    pixels, count = settings.pixels, settings.photographs
-  arrays = draw(settings.batch_size or count, pixels, classes, domains=2)
-  batch = jax.tree.map(jnp.asarray, arrays)
-  source = {'image': batch['image'], 'label': batch['label']}
-  options = {} if name == 'mcd' else {'strength': STRENGTH}
-  model = build_model(network, classes)
-  method = adaptation.create(name, model, optimizer(), **options)
-  ours = stepper(method, {'source': source, 'target': {'image': batch['target']}})
-  ours = _with_flops(ours, network, name, pixels, 2 * len(arrays['label']))
-  width = models.spec(network).feature_dim
-  given = network, name, width, classes, STRENGTH, MAP_WIDTH
-  return {'tljax': ours, **_peers('adaptation', given, arrays, settings)}
+def peers(kind: str, given: tuple, arrays: dict, settings: Settings) -> Contenders:
+  """PyTorch's contenders that are wanted, each with a network of its own.
 
-
-def _peers(kind: str, given: tuple, arrays: dict, settings: Settings) -> Contenders:
-  """PyTorch's contenders that are wanted, each with a network of its own."""
+  Args:
+    kind: the module of `benchmarks` and its function that makes PyTorch's step.
+    given: its arguments.
+    arrays: the batch.
+    settings: of the case.
+  """
   found = {}
   for name in ('torch', 'torch.compile'):
     if name in settings.peers:
@@ -176,7 +163,9 @@ def _peers(kind: str, given: tuple, arrays: dict, settings: Settings) -> Contend
 
 
 def _torch_contender(kind, given, arrays, is_compiled) -> Contender:
-  step, modules = getattr(torch_twins, kind)(*given, is_compiled=is_compiled)
+  module, name = kind.split('.')
+  make = getattr(importlib.import_module(f'benchmarks.{module}'), name)
+  step, modules = make(*given, is_compiled=is_compiled)
   batch = torch_twins.placed_batch(arrays)
   run = torch_twins.stepper(step, batch)
   return Contender(run, torch_twins.facts(run, modules, batch), torch_twins.wait)

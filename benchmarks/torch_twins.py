@@ -114,39 +114,6 @@ def _growth_on_cpu(run):
   return max(itertools.accumulate((event.nbytes() for event in memory), initial=0))
 
 
-class Reverse(torch.autograd.Function):
-  """Gradient reversal."""
-
-  @staticmethod
-  def forward(ctx, x, strength):
-    ctx.strength = strength
-    return x.view_as(x)
-
-  @staticmethod
-  def backward(ctx, gradient):
-    return -ctx.strength * gradient, None
-
-
-class CNN(nn.Module):
-  """tljax's `cnn`: three stages, mean over space; (N, 3, H, W) to (N, 64)."""
-
-  def __init__(self):
-    super().__init__()
-    widths = (3, 16, 32, 64)
-    self.convs = nn.ModuleList(
-      nn.Conv2d(i, o, 3, padding=1, bias=False)
-      for i, o in zip(widths, widths[1:], strict=False)
-    )
-    self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
-
-  def forward(self, x):
-    x = (x - 0.5) / 0.5
-    for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-      x = F.relu(norm(conv(x)))
-      x = F.max_pool2d(x, 2) if i < 2 else x
-    return x.mean((2, 3))
-
-
 class Backbone(nn.Module):
   """A published network without its classifier: (N, 3, H, W) in [0, 1] to (N, D)."""
 
@@ -211,29 +178,6 @@ def add_lora(module, rank):
       add_lora(child, rank)
 
 
-class LeNet(nn.Module):
-  """tljax's `lenet`: (N, 3, 28, 28) to (N, 500)."""
-
-  def __init__(self):
-    super().__init__()
-    self.layers = nn.Sequential(
-      *(nn.Conv2d(3, 20, 5), nn.MaxPool2d(2), nn.ReLU()),
-      *(nn.Conv2d(20, 50, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU()),
-      *(nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Dropout(0.5)),
-    )
-
-  def forward(self, x):
-    return self.layers((x - 0.5) / 0.5)
-
-
-class Discriminator(nn.Sequential):
-  """Two hidden layers and one logit."""
-
-  def __init__(self, inputs, width=1024):
-    hidden = (nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-    super().__init__(*hidden, nn.Linear(width, 1))
-
-
 def sgd(*modules):
   """The optimiser of what is not frozen."""
   parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
@@ -276,25 +220,7 @@ def first_step(network, strategy, width, classes, rank, count, pixels):
   wait()
 
 
-def adaptation(network, name, width, classes, strength, map_width, is_compiled=False):
-  """Returns a step of DANN, CDAN or MCD, and its modules."""
-  made = {'lenet': LeNet, 'cnn': CNN}.get(network, lambda: Backbone(network))
-  backbone, *heads = modules = [placed(made()), placed(nn.Linear(width, classes))]
-  if is_compiled:
-    backbone = compiled(backbone)
-  if name == 'mcd':
-    modules.append(placed(nn.Linear(width, classes)))
-    heads = modules[1:]
-    return mcd_step(backbone, heads, sgd(backbone), sgd(*heads)), modules
-  modules.append(placed(Discriminator(map_width if name == 'cdan' else width)))
-  parts = backbone, *modules[1:], sgd(*modules), strength
-  if name == 'cdan':
-    maps = [torch.randn(n, map_width, device=device()) for n in (width, classes)]
-    return cdan_step(*parts, maps), modules
-  return dann_step(*parts), modules
-
-
-def _mixed(images):
+def mixed(images):
   """On a GPU in bfloat16, as tljax there."""
   return torch.autocast('cuda', torch.bfloat16, enabled=images.is_cuda)
 
@@ -304,7 +230,7 @@ def features_step(backbone):
 
   def step(images, labels):
     del labels
-    with torch.inference_mode(), _mixed(images):
+    with torch.inference_mode(), mixed(images):
       return backbone(images)
 
   return step
@@ -314,95 +240,16 @@ def supervised_step(backbone, head, optimizer, frozen=False):
   """Returns `(images, labels) -> loss`, one step of fine-tuning or of the head."""
 
   def step(images, labels):
-    with _mixed(images):
+    with mixed(images):
       with torch.set_grad_enabled(not frozen):
         features = backbone(images)
       loss = F.cross_entropy(head(features), labels)
-    return _descend(loss, optimizer)
+    return descend(loss, optimizer)
 
   return step
 
 
-def dann_step(backbone, head, discriminator, optimizer, strength):
-  """Returns `(source, labels, target) -> loss`, one step of DANN."""
-
-  def step(source, labels, target):
-    with _mixed(source):
-      features = backbone(torch.cat([source, target]))
-      task = F.cross_entropy(head(features[: len(source)]), labels)
-      scores = discriminator(Reverse.apply(features, strength))[:, 0]
-      loss = task + _domain_loss(scores, len(source))
-    return _descend(loss, optimizer)
-
-  return step
-
-
-def cdan_step(backbone, head, discriminator, optimizer, strength, random_map):
-  """Returns `(source, labels, target) -> loss`, one step of CDAN.
-
-  The random map is two matrices, of the features and of the predictions.
-  """
-
-  def step(source, labels, target):
-    with _mixed(source):
-      features = backbone(torch.cat([source, target]))
-      logits = head(features)
-      task = F.cross_entropy(logits[: len(source)], labels)
-      predictions = logits.detach().softmax(1)
-      features = Reverse.apply(features, strength)
-      joint = (features @ random_map[0]) * (predictions @ random_map[1])
-      scores = discriminator(joint / joint.shape[1] ** 0.5)[:, 0]
-      loss = task + _domain_loss(scores, len(source))
-    return _descend(loss, optimizer)
-
-  return step
-
-
-def mcd_step(backbone, heads, below, above, generator_steps=4):
-  """Returns `(source, labels, target) -> loss`, one step of MCD.
-
-  `below` moves the backbone, `above` both heads.
-  """
-
-  def step(source, labels, target):
-    images = torch.cat([source, target])
-
-    def losses():
-      with _mixed(images):
-        features = backbone(images)
-        first, second = (head(features) for head in heads)
-        split = len(source)
-        task = F.cross_entropy(first[:split], labels)
-        task = task + F.cross_entropy(second[:split], labels)
-        gap = (first[split:].softmax(1) - second[split:].softmax(1)).abs().mean()
-        return task, gap
-
-    def descend(loss, *optimizers):
-      below.zero_grad(set_to_none=True)
-      above.zero_grad(set_to_none=True)
-      loss.backward()
-      for optimizer in optimizers:
-        optimizer.step()
-      return loss.detach()
-
-    loss = descend(losses()[0], below, above)
-    task, gap = losses()
-    descend(task - gap, above)
-    for _ in range(generator_steps):
-      descend(losses()[1], below)
-    return loss
-
-  return step
-
-
-def _domain_loss(scores, sources):
-  """Cross-entropy of the discriminator, the first rows being the source's."""
-  domains = torch.ones_like(scores)
-  domains[sources:] = 0
-  return F.binary_cross_entropy_with_logits(scores, domains)
-
-
-def _descend(loss, optimizer):
+def descend(loss, optimizer):
   optimizer.zero_grad(set_to_none=True)
   loss.backward()
   optimizer.step()

@@ -1,12 +1,14 @@
 """PyTorch's twins do the same work: what trains, the losses, the gradients."""
 
+import importlib
+
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import harness, steps
+from benchmarks import adapt, harness, steps
 from tests import oracles
-from tljax import models
+from tljax import adaptation, models
 from tljax.finetuning import summary
 
 BATCH = 4
@@ -103,15 +105,16 @@ def as_convolution(layer):
 
 @pytest.mark.torch
 def test_the_twin_adapts_alike(twins):
+  torch_adapt = importlib.import_module('benchmarks.torch_adapt')
   arrays = steps.draw(BATCH, 16, 10, domains=2)
-  method = steps.adaptation.create(
-    'dann', models.create('cnn', 10), steps.optimizer(), strength=steps.STRENGTH
+  method = adaptation.create(
+    'dann', models.create('cnn', 10), steps.optimizer(), strength=adapt.STRENGTH
   )
   source = {k: arrays[k] for k in ('image', 'label')}
   batch = {'source': source, 'target': {'image': arrays['target']}}
   state = method.init(jax.random.key(0), None, batch)
-  given = 'cnn', 'dann', 64, 10, steps.STRENGTH, steps.MAP_WIDTH
-  step, (cnn, *others) = twins.adaptation(*given)
+  given = 'cnn', 'dann', 64, 10, adapt.STRENGTH, adapt.MAP_WIDTH
+  step, (cnn, *others) = torch_adapt.adaptation(*given)
   stages = [stage for _, stage in sorted(state.params['backbone'].items())]
   copy_into(cnn.convs, [stage['conv'] for stage in stages])
   copy_into(cnn.norms, [stage['norm'] for stage in stages])
@@ -124,12 +127,13 @@ def test_the_twin_adapts_alike(twins):
 
 
 @pytest.mark.torch
-def test_the_twin_is_our_lenet(twins):
+def test_the_twin_is_our_lenet():
   torch, model = oracles.torch(), models.create('lenet', 10)
+  torch_adapt = importlib.import_module('benchmarks.torch_adapt')
   images = np.random.default_rng(0).random((4, 28, 28, 3), np.float32)
   variables = model.init(jax.random.key(0), images)
   params = jax.device_get(variables['params'])
-  backbone, head = twins.LeNet().eval(), torch.nn.Linear(500, 10)
+  backbone, head = torch_adapt.LeNet().eval(), torch.nn.Linear(500, 10)
   stages, dense = params['backbone'], dict(params['backbone']['hidden']['dense'])
   kernel = dense['kernel'].reshape(4, 4, 50, 500).transpose(2, 0, 1, 3)
   dense['kernel'] = kernel.reshape(800, 500)  # torch flattens channels first
@@ -181,7 +185,7 @@ def test_features_are_those_of_the_model():
 
 def test_flops_are_the_networks_own():
   counted = steps.Contender(lambda: None, {'flops': 1.0})
-  found = steps._with_flops(counted, 'resnet50', 'fine_tune', 224, 8)
+  found = steps.with_flops(counted, 'resnet50', 'fine_tune', 224, 8)
   assert found.facts['flops'] == 3 * 8 * 2 * 4089e6
-  assert steps._with_flops(counted, 'resnet50', 'lora', 224, 8) == counted
-  assert steps._with_flops(counted, 'resnet50', 'fine_tune', 64, 8) == counted
+  assert steps.with_flops(counted, 'resnet50', 'lora', 224, 8) == counted
+  assert steps.with_flops(counted, 'resnet50', 'fine_tune', 64, 8) == counted
