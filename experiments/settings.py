@@ -43,8 +43,8 @@ class Flags(cli.TrainingFlags):
   """Of the target to keep; by default all."""
   target_shots: int = 0
   """Labelled target images of each class."""
-  library: bool = False
-  """The published library's settings."""
+  preset: str | None = None
+  """Published settings: library, paper, digits."""
   norm: Norm = 'layer'
   """Of the bottleneck; AdaBN wants 'batch'."""
 
@@ -88,24 +88,24 @@ class Flags(cli.TrainingFlags):
     domains: int = 1,
   ) -> dict[str, Method]:
     """Returns by name methods of adaptation and baselines; see `presets.build`."""
-    # As all published scripts have it: what is pretrained moves at a tenth of the rate.
-    factor = 0.1 if self._is_pretrained(model) else 1.0
+    is_pretrained = self._is_pretrained(model)
     methods = {}
     for name in names:
       own = self.bottlenecked(model, name)
-      if self.library:
-        if not presets.is_published(name) and name not in _BASELINES:
-          note = f'--library: it has no {name}, which gets the settings of DANN'
+      if self.preset:
+        optimizer = presets.optimizer(self.preset, name, steps, is_pretrained)
+        if not presets.has(self.preset, name) and name not in _BASELINES:
+          note = f'--preset {self.preset}: it has no {name}, which gets those of DANN'
           print(note, file=sys.stderr)
-        optimizer = presets.library_optimizer(name, steps, factor)
       else:
-        rates = optimizers.backbone_rate(factor)
+        # As most published scripts have it: what is pretrained moves at a tenth.
+        rates = optimizers.backbone_rate(0.1 if is_pretrained else 1.0)
         optimizer = optax.chain(self.load_optimizer(steps), rates)
       if name in _BASELINES:
         method = plain.method(own, optimizer, loss=task_loss)
         method = reject(method) if self.setting == 'open' else method
       else:
-        options = strength, task_loss, domains, self.library
+        options = strength, task_loss, domains, self.preset
         method = presets.build(name, own, optimizer, steps, *options)
       methods[discovery.label(name)] = method
     return methods
@@ -116,14 +116,15 @@ class Flags(cli.TrainingFlags):
     Networks from published weights have one, and those on features; others, such as a
     LeNet from scratch, are narrow themselves.
     """
-    shape = {'norm': self.norm}
-    if self.library:
-      shape = {'norm': 'batch', 'width': presets.library_settings(name).width}
-    if isinstance(model, OnFeatures):
+    shape, is_narrow = {'norm': self.norm}, not self._is_pretrained(model)
+    if self.preset:
+      found = presets.settings(self.preset, name)
+      shape = {'norm': found.norm, 'width': found.width}
+      is_narrow = found.width is None or is_narrow and not found.scratch
+    if isinstance(model, OnFeatures):  # whose bottleneck is all that it has
+      shape = {k: v for k, v in shape.items() if v is not None}
       return model.clone(**shape)
-    if self._is_pretrained(model):
-      return model.clone(bottleneck=Bottleneck(**shape))
-    return model
+    return model if is_narrow else model.clone(bottleneck=Bottleneck(**shape))
 
   def _is_pretrained(self, model):
     return self.weights is not None and isinstance(model, models.Classifier)
@@ -178,12 +179,12 @@ class Flags(cli.TrainingFlags):
     options = {}
     if self.augment == 'fixmatch':
       options['augment'] = randaugment.fixmatch()
-    if self.library:
-      times = presets.library_settings(name).target_batches
+    if self.preset:
+      times = presets.settings(self.preset, name).target_batches
       if times > 1 and times * self.batch_size > size:
         raise InputError(
-          f'--library: {name} takes {times} times --batch-size from the target, which '
-          f'has {size} examples; choose a --batch-size up to {size // times}'
+          f'--preset {self.preset}: {name} takes {times} times --batch-size from the '
+          f'target, which has {size} examples; choose one up to {size // times}'
         )
       options['batch_size'] = times * self.batch_size
     return options

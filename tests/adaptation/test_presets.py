@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from tljax import adaptation, models
 from tljax.adaptation import presets
 from tljax.errors import InputError
 
@@ -32,13 +33,24 @@ def test_each_method_is_given_its_options(name, strength, peak, source_steps):
 
 
 @pytest.mark.parametrize(
-  ('name', 'rate', 'gamma', 'library_steps'),
-  [('jan', 0.003, 0.0003, 10_000), ('mcd', 0.001, 0.0, 20_000)],
+  ('preset', 'name', 'rate', 'decays', 'weight_decay', 'slow', 'moves'),
+  [
+    ('library', 'jan', 0.003, 3.0, 5e-4, 0.1, 'nesterov'),  # 0.0003 x 10,000 steps
+    ('library', 'mcd', 0.001, 0.0, 5e-4, 1.0, 'above'),
+    ('digits', 'mdd', 0.01, 10.0, 5e-4, 0.1, 'nesterov'),
+    ('digits:rate=0.1,weight_decay=0', 'dann', 0.1, 50.0, 0.0, 0.1, 'nesterov'),
+    ('paper', 'dann', 0.01, 10.0, 0.0, 0.1, 'momentum'),
+    ('paper', 'cdan+mcc', 0.01, 10.0, 1e-3, 0.1, 'nesterov'),
+    ('paper', 'group_dro', 1e-3, 0.0, 1e-4, 1.0, 'momentum'),
+    ('library', 'homm', 0.01, 20.0, 1e-3, 0.1, 'nesterov'),  # not there: DANN's
+  ],
 )
-def test_the_library_moves_parameters_as_its_sgd_does(name, rate, gamma, library_steps):
-  """Against the update of torch's SGD, written out: with Nesterov momentum, or not."""
-  steps, decay = 40, 5e-4
-  optimizer = presets.library_optimizer(name, steps, backbone_rate=0.1)
+def test_a_preset_moves_parameters_as_torchs_sgd_does(
+  preset, name, rate, decays, weight_decay, slow, moves
+):
+  """Against its update written out: with momentum or Nesterov's, or above alone."""
+  steps = 40
+  optimizer = presets.optimizer(preset, name, steps, is_pretrained=True)
   params = {'backbone': {'w': np.float32(2.0)}, 'head': {'w': np.float32(2.0)}}
   state = optimizer.init(params)
   at = {'backbone': 2.0, 'head': 2.0}
@@ -47,21 +59,95 @@ def test_the_library_moves_parameters_as_its_sgd_does(name, rate, gamma, library
     grads = {part: {'w': np.float32(step + 1.0)} for part in at}
     updates, state = optimizer.update(grads, state, params)
     params = optax.apply_updates(params, updates)
-    now = rate * (1 + gamma * library_steps * step / steps) ** -0.75
+    now = rate * (1 + decays * step / steps) ** -0.75
     for part in at:
-      grad = step + 1 + decay * at[part]
+      grad = step + 1 + weight_decay * at[part]
       momentum[part] = 0.9 * momentum[part] + grad
-      if name == 'mcd':
-        at[part] -= now * (grad if part == 'backbone' else momentum[part])
-      else:
-        factor = 0.1 if part == 'backbone' else 1.0
-        at[part] -= factor * now * (grad + 0.9 * momentum[part])
+      move = momentum[part]
+      if moves == 'nesterov':
+        move = grad + 0.9 * momentum[part]
+      elif moves == 'above' and part == 'backbone':
+        move = grad
+      at[part] -= now * move * (slow if part == 'backbone' else 1.0)
       np.testing.assert_allclose(params[part]['w'], at[part], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('name', 'at', 'share'),
+  [
+    ('adda', [0, 19, 20, 39], [1, 1, 0.2, 0.2]),
+    ('shot', [0, 10, 20, 30], [1, 6**-0.75, 1, 6**-0.75]),
+    ('fixmatch', [0, 20, 40], [1, np.cos(7 * np.pi / 32), np.cos(7 * np.pi / 16)]),
+    ('mixstyle', [0, 20, 40], [1, 0.5, 0]),
+    ('mcd', [0, 39], [1, 1]),
+  ],
+)
+def test_rates_of_papers(name, at, share):
+  found = presets.settings('paper', name)
+  rate = found.decay(found.rate, 40)
+  wanted = found.rate * np.array(share)
+  np.testing.assert_allclose([rate(step) for step in at], wanted, 1e-5, 1e-9)
+
+
+@pytest.mark.parametrize(
+  ('name', 'at', 'wanted'),
+  [
+    ('dann', [0, 100], [0, 2 / (1 + math.exp(-1)) - 1]),
+    ('iwan', [0, 100], [0, 0.1 * (2 / (1 + math.exp(-0.5)) - 1)]),
+    ('irm', [0, 99, 100, 900], [1, 1, 100, 100]),
+    ('vrex', [99, 100], [1, 10]),
+    ('m3sda', [0, 900], [1e-4, 1e-4]),
+  ],
+)
+def test_strengths_of_papers(points, points_batch, name, at, wanted):
+  source = {**points_batch['source'], 'domain': np.arange(8, dtype=np.int32) % 2}
+  batch = {**points_batch, 'source': source}
+  method = presets.build(name, points, optax.sgd(0.0), 1000, preset='paper', domains=2)
+  state, step = method.init(jax.random.key(0), None, batch), jax.jit(method.step)
+  found = [
+    step(state.replace(step=jax.numpy.int32(t)), batch)[1]['strength'] for t in at
+  ]
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('preset', presets.PRESETS)
+def test_each_method_of_a_preset_can_be_built_and_stepped(preset, family_batches):
+  """By shapes alone; a misspelt option, or one of another method, would not."""
+  model = models.create('cnn', 10)
+  batch = family_batches['adaptation'](0)
+  domain = np.arange(len(batch['source']['label']), dtype=np.int32) % 2
+  batch = {**batch, 'source': {**batch['source'], 'domain': domain}}
+  assert set(presets.PRESETS[preset]) <= set(adaptation.names())
+  for name in presets.PRESETS[preset]:
+    optimizer = presets.optimizer(preset, name, 40)
+    method = presets.build(name, model, optimizer, 40, preset=preset, domains=2)
+    state = jax.eval_shape(method.init, jax.random.key(0), None, batch)
+    after, metrics = jax.eval_shape(method.step, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state), name
+    assert metrics['loss'].shape == ()
+
+
+def test_tri_training_learns_from_the_source_for_a_thirtieth(points):
+  found = presets.settings('paper', 'co_training')
+  assert presets.options('co_training', 60, None, settings=found)['source_steps'] == 2
+
+
+@pytest.mark.parametrize(
+  ('preset', 'complaint'),
+  [
+    ('books', "'books' is unknown; choose one of library, digits, paper"),
+    ('paper:speed=1', "'speed=1': .* none such; it has rate=0.01, weight_decay"),
+    ('library:rate=fast', 'rate is a float such as 0.01'),
+  ],
+)
+def test_presets_that_are_none(preset, complaint):
+  with pytest.raises(InputError, match=complaint):
+    presets.settings(preset, 'dann')
 
 
 def test_self_ensembling_moves_by_adam():
   """Whose first step is the rate, whatever the gradient; the library's is 1e-4."""
-  optimizer = presets.library_optimizer('mean_teacher', 10)
+  optimizer = presets.optimizer('library', 'mean_teacher', 10)
   params = {'head': np.float32([2.0, -1.0])}
   grads = {'head': np.float32([7.0, -0.01])}
   updates, _ = optimizer.update(grads, optimizer.init(params), params)
@@ -70,8 +156,8 @@ def test_self_ensembling_moves_by_adam():
 
 def test_the_library_has_options_of_its_own(points, points_batch):
   losses = []
-  for library in (False, True):
-    method = presets.build('afn', points, optax.sgd(0.1), 40, library=library)
+  for preset in (None, 'library'):
+    method = presets.build('afn', points, optax.sgd(0.1), 40, preset=preset)
     state = method.init(jax.random.key(0), None, points_batch)
     losses.append(method.step(state, points_batch)[1]['alignment_loss'])
   assert losses[0] != losses[1]  # it minimises the target's entropy too
@@ -79,7 +165,9 @@ def test_the_library_has_options_of_its_own(points, points_batch):
 
 def test_self_ensembling_descends_the_librarys_loss(headed_points, points_batch):
   """3 x the sum of squares over classes and 0.01 x the mean of cross-entropies."""
-  built = presets.build('mean_teacher', headed_points, optax.sgd(0.1), 40, library=True)
+  built = presets.build(
+    'mean_teacher', headed_points, optax.sgd(0.1), 40, preset='library'
+  )
   state = built.init(jax.random.key(0), None, points_batch)
   # So sure a teacher teaches by all.
   state.params['head']['classifier']['kernel'] *= 50.0
@@ -106,7 +194,9 @@ def test_self_ensembling_descends_the_librarys_loss(headed_points, points_batch)
 def test_the_librarys_reversal_warms_up_in_a_thousand_steps(
   points, points_batch, strength, peak
 ):
-  method = presets.build('dann', points, optax.sgd(0.1), 20_000, strength, library=True)
+  method = presets.build(
+    'dann', points, optax.sgd(0.1), 20_000, strength, preset='library'
+  )
   state = method.init(jax.random.key(0), None, points_batch)
   state = state.replace(step=state.step + 1000)
   found = method.step(state, points_batch)[1]['strength']
@@ -124,7 +214,7 @@ def test_options_of_parts_are_read_from_the_name(points, points_batch):
   assert loss('afn:delta=3,entropy=0.1+mcc') != loss('afn+mcc')
   # A part's strength goes before that of all, and before the library's.
   assert loss('mcc:strength=0') == loss('mcc', strength=0.0)
-  assert loss('afn:entropy=0', library=True) == loss('afn')
+  assert loss('afn:entropy=0', preset='library') == loss('afn')
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from tljax.measures import subspaces
 
 @pytest.mark.parametrize(
   ('options', 'strength', 'mismatch'),
-  [({}, 0.001, 0.01), ({'strength': 0.05, 'mismatch': 0.4}, 0.05, 0.4)],
+  [({}, 0.001, 0.1), ({'strength': 0.05, 'mismatch': 0.4}, 0.05, 0.4)],
 )
 def test_one_step(check_step, options, strength, mismatch):
   """Three of six directions; the SVD's gradient has tests of its own."""

@@ -10,6 +10,8 @@ from tljax import adaptation
 from tljax.adaptation import mcd
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
+from tljax.models import Linear
+from tljax.models.bottleneck import OnFeatures
 from tljax.train import Trial
 
 
@@ -91,7 +93,7 @@ def test_a_few_labels_of_the_target(stream, target):
 
 @pytest.mark.parametrize(('name', 'size'), [('fixmatch', 24), ('dann', 8)])
 def test_the_library_has_batches_of_its_own(model, tmp_path, name, size):
-  flags = settings.Flags(out=tmp_path, batch_size=8, library=True)
+  flags = settings.Flags(out=tmp_path, batch_size=8, preset='library')
   sets = [
     Dataset(d.images.repeat(2, 0), d.labels.repeat(2), d.classes)
     for d in (numbered(0), numbered(100))
@@ -102,18 +104,18 @@ def test_the_library_has_batches_of_its_own(model, tmp_path, name, size):
 
 
 def test_methods_that_the_library_has_not_are_named(tmp_path, capsys):
-  flags = settings.Flags(out=tmp_path, model='cnn', library=True)
+  flags = settings.Flags(out=tmp_path, model='cnn', preset='library')
   names = ('source_only', 'dann', 'cdan:entropy=True', 'coral')
   flags.adaptation(names, flags.build_model(2), 10)
-  wanted = '--library: it has no coral, which gets the settings of DANN'
+  wanted = '--preset library: it has no coral, which gets those of DANN'
   assert capsys.readouterr().err.splitlines() == [wanted]
 
 
 def test_a_target_smaller_than_the_librarys_batch_is_refused(model, tmp_path):
-  flags = settings.Flags(out=tmp_path, batch_size=8, library=True)
+  flags = settings.Flags(out=tmp_path, batch_size=8, preset='library')
   method = adaptation.create('fixmatch', model, optax.sgd(0.1))
   sets = numbered(0), numbered(100)
-  with pytest.raises(InputError, match='20 examples; choose a --batch-size up to 6'):
+  with pytest.raises(InputError, match='20 examples; choose one up to 6'):
     flags.batches_for('fixmatch', method, sets[:1], sets[1], seed=3)
 
 
@@ -150,15 +152,16 @@ def test_a_pretrained_network_has_a_bottleneck_and_heads_that_differ(tmp_path):
   batch = {'source': batch, 'target': {'image': batch['image']}}
   flags = {'out': tmp_path, 'model': 'cnn', 'weights': 'cnn.safetensors'}
   shapes = {}
-  for library in (False, True):
-    one = settings.Flags(**flags, library=library)
+  for preset in (None, 'library', 'paper'):
+    one = settings.Flags(**flags, preset=preset)
     method = one.adaptation(('mcd',), one.build_model(2), 10)['mcd']
     state = method.init(jax.random.key(0), None, batch)
     heads = (state.params[part]['classifier']['kernel'] for part in mcd.HEADS)
     assert not np.allclose(*heads)
-    shapes[library] = state.params['bottleneck']['dense']['kernel'].shape
-    assert ('bottleneck' in state.model_state['batch_stats']) == library
-  assert shapes == {False: (64, 256), True: (64, 1024)}
+    shapes[preset] = state.params['bottleneck']['dense']['kernel'].shape
+    has_norm = 'bottleneck' in state.model_state['batch_stats']
+    assert has_norm == bool(preset)
+  assert shapes == {None: (64, 256), 'library': (64, 1024), 'paper': (64, 1000)}
 
   scratch = settings.Flags(**flags | {'weights': None})
   moved = []
@@ -170,6 +173,26 @@ def test_a_pretrained_network_has_a_bottleneck_and_heads_that_differ(tmp_path):
     moved.append(np.abs(conv[1] - conv[0]).max())
   assert 'bottleneck' not in before.params
   np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=0.01)  # Adam's first step
+
+
+@pytest.mark.parametrize(
+  ('preset', 'name', 'has_weights', 'width'),
+  [
+    ('digits', 'mdd', False, 1024),
+    ('digits', 'source_only', False, 256),
+    ('library', 'mdd', False, None),
+    ('paper', 'cdan', True, 256),
+    ('paper', 'jan', True, None),
+  ],
+)
+def test_which_networks_have_a_bottleneck(tmp_path, preset, name, has_weights, width):
+  weights = 'cnn.safetensors' if has_weights else None
+  flags = settings.Flags(out=tmp_path, model='cnn', weights=weights, preset=preset)
+  found = flags.bottlenecked(flags.build_model(2), name).bottleneck
+  assert (found and found.width) == width
+  on_features = flags.bottlenecked(OnFeatures(Linear(2)), name)
+  assert on_features.width == (width or (1024 if name == 'mdd' else 256))
+  assert on_features.norm == ('none' if preset == 'paper' else 'batch')
 
 
 def test_an_open_setting(model, source, target, tmp_path):

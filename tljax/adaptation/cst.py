@@ -29,7 +29,8 @@ def method(
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'.
     optimizer: moves the model's parameters.
-    strength: a number or a schedule of the step.
+    strength: a number or a schedule of the step; the default is that of the authors'
+      code, whose commands have 2.
     entropy: weight of the entropy. The authors' code has 0.08 for the product with the
       strength, but of another entropy, several times as large: at temperature 2, and
       with the target's classes weighed alike.

@@ -1,124 +1,71 @@
 """Methods for a run whose length is known: schedules end where it ends.
 
-`LIBRARY` has the settings of the published tables of Transfer-Learning-Library (Jiang
-et al., 2022, and its scripts), those of Office-31 where they differ; the constructors'
-own defaults are the papers'. Not among them: PADA's weights of its last 500 steps by
-a sharper softmax, IWAN's 4.5 times the loss of what weighs examples, MCD's bottleneck
-in either head, and the student's deployment and colours of self-ensembling.
+By a preset they are as in published trainings, whose settings are in `published`. The
+defaults of a method's constructor are its paper's, as far as the loss goes.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
 
 import optax
 
 from tljax import adaptation, discovery, optimizers
-from tljax.adaptation import adversarial
+from tljax.adaptation.published import PRESETS, Settings
 from tljax.errors import InputError
 from tljax.losses import Loss
 from tljax.method import Method
 
-
-class Settings(NamedTuple):
-  """Of one method in the published tables.
-
-  Attributes:
-    rate: at the first step.
-    weight_decay: of all parameters.
-    decays: D, where the rate ends at (1 + D)^-0.75 of the first: the library's gamma
-      times its steps.
-    optimizer: SGD with Nesterov momentum 0.9; with momentum above the backbone alone,
-      which moves at the full rate then; or Adam.
-    options: of the method.
-    strength: peak of its ramp, where it is another than the method's own.
-    width: of the bottleneck.
-    target_batches: how many times as many images of the target as of the source.
-  """
-
-  rate: float = 0.01
-  weight_decay: float = 1e-3
-  decays: float = 20.0
-  optimizer: Literal['nesterov', 'momentum', 'adam'] = 'nesterov'
-  options: Mapping[str, Any] = {}
-  strength: float | None = None
-  width: int = 256
-  target_batches: int = 1
+_OWN = Settings()
+_OVERRIDES = ('rate', 'weight_decay', 'backbone', 'width')
 
 
-LIBRARY = {
-  'adda': Settings(0.001, decays=6.0, strength=2.0),
-  'afn': Settings(
-    0.001, 5e-4, 0.0, 'momentum', {'delta': 1.0, 'entropy': 0.1}, width=1000
-  ),
-  'bsp': Settings(0.003, options={'penalty': 2e-4}),
-  'cdan': Settings(),
-  'dan': Settings(0.003, 5e-4, decays=3.0),
-  'dann': Settings(),
-  'fixmatch': Settings(0.001, decays=8.0, options={'threshold': 0.9}, target_batches=3),
-  'iwan': Settings(0.001, decays=10.0, strength=3.0),
-  'jan': Settings(0.003, 5e-4, decays=3.0),
-  'mcc': Settings(0.005, options={'temperature': 2.5}, width=1024),
-  'mcd': Settings(0.001, 5e-4, 0.0, 'momentum', {'balance': 0.01}, width=1024),
-  'mdd': Settings(0.004, 5e-4, decays=4.0, options={'margin': 4.0}, width=1024),
-  'mean_teacher': Settings(1e-4, 0.0, 10.0, 'adam', {'threshold': 0.8}),
-  'osbp': Settings(0.001, 5e-4, decays=3.0),
-  'pada': Settings(0.002),
-}
-# Its gradient reversal is at 2 / (1 + exp(-t / 1000)) - 1 after t of 20,000 steps.
-_GAMMA = 20.0
+def has(preset: str, name: str) -> bool:
+  """Whether a preset has settings of a method, or of the first part of a sum."""
+  return _first(name) in PRESETS[_first(preset)]
 
 
-def is_published(name: str) -> bool:
-  """Whether the library has a method, or the first part of a sum."""
-  return _first(name) in LIBRARY
-
-
-def library_settings(name: str) -> Settings:
-  """Returns the library's settings: a sum's are its first part's.
+def settings(preset: str, name: str) -> Settings:
+  """Returns a preset's settings of a method; a sum's are its first part's.
 
   A method, or a baseline, that it has not gets DANN's.
+
+  Args:
+    preset: of `published.PRESETS`; a rate, weight_decay, backbone or width of one's
+      own goes before, such as 'digits:rate=0.1'.
+    name: of the method.
+
+  Raises:
+    InputError: there is no such preset, or it has no such setting.
   """
-  return LIBRARY.get(_first(name), Settings())
+  label, texts = discovery.split_options(preset)
+  if label not in PRESETS:
+    raise InputError(f'preset {label!r} is unknown; choose one of {", ".join(PRESETS)}')
+  found = PRESETS[label].get(_first(name), PRESETS[label]['dann'])
+  known = {field: getattr(found, field) for field in _OVERRIDES}
+  return found._replace(**discovery.parse_options(texts, known))
 
 
 def _first(name):
   return discovery.split_options(name.split('+')[0])[0]
 
 
-def library_optimizer(
-  name: str, steps: int, backbone_rate: float = 1.0
+def optimizer(
+  preset: str, name: str, steps: int, is_pretrained: bool = False
 ) -> optax.GradientTransformation:
-  """Returns what the library moves all parameters by, in a run of so many steps.
+  """Returns what moves all parameters by a preset, in a run of so many steps.
 
   Args:
-    name: of the method, see `library_settings`.
-    steps: of the run, at whose end the rate is as low as at the end of the library's.
-    backbone_rate: factor of the backbone's rate; the library's is 0.1 where the
-      backbone is pretrained.
+    preset: see `settings`.
+    name: of the method.
+    steps: of the run, at whose end the rate is as low as at the published one's.
+    is_pretrained: whether the backbone is, which may be slower then.
   """
-  settings = library_settings(name)
-  gamma = settings.decays / steps
-  rate = optax.scale_by_learning_rate(
-    optimizers.inverse_decay(settings.rate, gamma=gamma)
-  )
-  moves = {
-    'nesterov': optax.trace(0.9, nesterov=True),
-    'momentum': optax.masked(optax.trace(0.9), _above_the_backbone),
-    'adam': optax.scale_by_adam(),
-  }[settings.optimizer]
-  if settings.optimizer == 'momentum':
-    backbone_rate = 1.0
+  found = settings(preset, name)
   return optax.chain(
-    optax.add_decayed_weights(settings.weight_decay),
-    moves,
-    rate,
-    optimizers.backbone_rate(backbone_rate),
+    optax.add_decayed_weights(found.weight_decay),
+    found.direction,
+    optax.scale_by_learning_rate(found.decay(found.rate, steps)),
+    optimizers.backbone_rate(found.backbone if is_pretrained else 1.0),
   )
-
-
-def _above_the_backbone(params):
-  return {part: part != 'backbone' for part in params}
 
 
 def build(
@@ -129,7 +76,7 @@ def build(
   strength: float | None = None,
   task_loss: Loss | None = None,
   domains: int = 1,
-  library: bool = False,
+  preset: str | None = None,
 ) -> Method:
   """Returns the method `name`, or a sum of methods, for a run of so many steps.
 
@@ -142,22 +89,24 @@ def build(
     strength: peak of the method's strength; see `options`.
     task_loss: of a regression.
     domains: of the source.
-    library: whether to take the options and ramps of `LIBRARY`.
+    preset: whose options and ramps to take; see `settings`.
+
+  Raises:
+    InputError: a part is named twice, or is none, or its options are.
   """
-  gamma, given = {'gamma': _GAMMA} if library else {}, {}
+  given = {}
   for text in name.split('+'):
     part, texts = discovery.split_options(text)
     if part in given:
       raise InputError(f'method {name!r} has {part} twice; name it once')
-    settings = library_settings(part) if library else Settings()
-    published = dict(settings.options)
-    if library and part == 'mean_teacher':
-      published |= _self_ensembling(model.head.num_classes)
+    found = settings(preset, part) if preset else _OWN
+    published = found.options
+    if callable(published):
+      published = published(model.head.num_classes)
     own = discovery.parse_options(texts, _own_options(part))
-    peak = settings.strength if strength is None else strength
-    peak = own.pop('strength', peak)
-    fitted = options(part, steps, peak, task_loss, domains, **gamma)
-    given[part] = published | fitted | own
+    peak = own.pop('strength', found.strength if strength is None else strength)
+    fitted = options(part, steps, peak, task_loss, domains, found)
+    given[part] = {**published, **fitted, **own}
   names, by_part = '+'.join(given), given if len(given) > 1 else given[part]
   return adaptation.create(names, model, optimizer, **by_part)
 
@@ -170,28 +119,19 @@ def _own_options(name):
   return defaults
 
 
-def _self_ensembling(classes):
-  """3 x the squares + 0.01 x the cross-entropies.
-
-  Over classes the library sums the squares and takes the others' mean; French et al.
-  have it the other way round.
-  """
-  return {'strength': 3.0 * classes, 'balance': 0.01 / (3.0 * classes**2)}
-
-
 def options(
   name: str,
   steps: int,
   strength: float | None,
   task_loss: Loss | None = None,
   domains: int = 1,
-  gamma: float = 10.0,
+  settings: Settings = _OWN,
 ) -> dict:
   """What a method, or a part of a sum, is given for a run of so many steps.
 
-  That is its own strength where it is a number, else a ramp by `gamma` to the end of
-  its schedule or to `strength`; half of the steps for the first of two phases; the
-  number of domains and the loss of a regression.
+  That is its own strength where it is a number, else the ramp of `settings` to the end
+  of its schedule or to `strength`; their share of the steps for the first of two
+  phases; the number of domains and the loss of a regression.
 
   Raises:
     InputError: there is no such method, it has no strength to set, or it tells classes
@@ -203,11 +143,11 @@ def options(
     raise InputError(f'--method {name} has no strength; leave --strength out')
   if strength is not None or callable(own):
     peak = own(math.inf) if strength is None else strength
-    given['strength'] = adversarial.ramp(steps, gamma=gamma, peak=float(peak))
+    given['strength'] = settings.ramp(steps, float(peak))
   if 'domains' in defaults:
     given['domains'] = domains
   if 'source_steps' in defaults:
-    given['source_steps'] = steps // 2
+    given['source_steps'] = int(settings.first_phase * steps)
   if task_loss is not None:
     if 'task_loss' not in defaults:
       able = [m for m in adaptation.names() if 'task_loss' in adaptation.defaults(m)]

@@ -26,7 +26,8 @@ def method(
   Args:
     model: outputs by endpoint, among them 'features' and 'logits'.
     optimizer: moves the model's parameters.
-    strength: a number or a schedule of the step; the default is DomainBed's.
+    strength: a number or a schedule of the step. DomainBed's 1 is 4 here, as its
+      distance is not divided by 4.
     domains: of the source.
     task_loss: see `align`.
   """

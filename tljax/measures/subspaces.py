@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 
-def rsd(source: jax.Array, target: jax.Array, *, mismatch: float = 0.01) -> jax.Array:
+def rsd(source: jax.Array, target: jax.Array, *, mismatch: float = 0.1) -> jax.Array:
   """Representation subspace distance plus mismatch x that of the bases.
 
   The sum of the sines of the principal angles between the spans of the two batches

@@ -7,7 +7,7 @@ import jax
 
 from tljax.models.products import Dense
 
-Norm = Literal['layer', 'batch']
+Norm = Literal['layer', 'batch', 'none']
 
 
 class Bottleneck(nn.Module):
@@ -20,7 +20,8 @@ class Bottleneck(nn.Module):
     width: of the new features.
     norm: by layer norm a method of strength 0 is the source alone. The published
       libraries' batch norm, which sees both domains as one batch, adapts by itself, for
-      better or worse; AdaBN and Tent want it.
+      better or worse; AdaBN and Tent want it. With none there is no ReLU either, as
+      in the papers' AlexNets and ResNets.
   """
 
   width: int = 256
@@ -28,7 +29,9 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    x = Dense(self.width, use_bias=False, name='dense')(x)
+    x = Dense(self.width, use_bias=self.norm == 'none', name='dense')(x)
+    if self.norm == 'none':
+      return x
     if self.norm == 'layer':
       return nn.relu(nn.LayerNorm(name='norm')(x))
     return nn.relu(nn.BatchNorm(not train, momentum=0.9, name='norm')(x))
