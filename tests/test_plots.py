@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from matplotlib import colors
+from sklearn import manifold
 
 from tljax import plots
 
@@ -39,6 +41,28 @@ def test_confusion_counts_labels_in_rows():
   figure = plots.confusion(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 'abc')
   matrix = figure.axes[0].images[0].get_array()
   np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
+
+
+def test_tsne_maps_a_thousand_of_each_domain(monkeypatch):
+  """With their own labels; which do not depend on the panel."""
+  features = np.random.default_rng(0).normal(size=(1200, 2))
+  rows = {'few': features[:5], 'many': features}
+  seen = []
+
+  def embed(self, rows):
+    seen.append(rows)
+    return rows
+
+  monkeypatch.setattr(manifold.TSNE, 'fit_transform', embed)
+  labels = {k: np.int32(part[:, 0] > 0) for k, part in rows.items()}
+  panels = plots.tsne({'one': rows, 'two': rows}, labels, ('left', 'right')).axes
+  np.testing.assert_array_equal(*seen)
+  assert len(seen[0]) == 1005 and len(np.unique(seen[0][5:], axis=0)) == 1000
+  many = panels[0].collections[2]
+  colours = np.array([colors.to_rgba(f'C{k}') for k in (0, 1)])
+  points = np.asarray(many.get_offsets())
+  wanted = colours[np.int32(points[:, 0] > 0), :3]
+  np.testing.assert_allclose(many.get_facecolors()[:, :3], wanted)
 
 
 @pytest.mark.parametrize('count', [20, 35])

@@ -14,6 +14,7 @@ with epy.lazy_imports():  # they are slow to import
   from sklearn import manifold, metrics
 
 _PANELS = 4  # in a row
+_POINTS = 1000  # of a domain in a map
 _COLOURS = [f'C{i}' for i in range(10)]
 
 
@@ -116,10 +117,13 @@ def tsne(
   """Draws t-SNE maps of features: a panel a title, colour by class, marker by domain.
 
   Args:
-    features: by title, by domain, (N, D). A panel's domains are embedded together.
+    features: by title, by domain, (N, D). A panel's domains are embedded together, of
+      each a thousand examples at most: that of all takes minutes, and shows no more.
     labels: by domain, (N,); they only colour the picture.
     classes: names, for the legend.
   """
+  rng = np.random.default_rng(0)
+  shown = {k: np.sort(rng.permutation(len(y))[:_POINTS]) for k, y in labels.items()}
   height, columns = -(-len(features) // _PANELS), min(len(features), _PANELS)
   figure = mpl.Figure(figsize=(5.2 * columns, 4.6 * height))
   panels = figure.subplots(height, columns, squeeze=False).ravel()
@@ -128,7 +132,7 @@ def tsne(
   pairs = zip(panels, features.items(), strict=False)
   with Bar('t-SNE', 0, len(features), 'map') as bar:
     for done, (axes, (title, domains)) in enumerate(pairs, 1):
-      _tsne_panel(axes, domains, labels)
+      _tsne_panel(axes, domains, labels, shown)
       axes.set(title=title.replace('_', ' '), xticks=[], yticks=[])
       bar.update(done)
   last = panels[columns - 1]
@@ -138,7 +142,8 @@ def tsne(
   return figure
 
 
-def _tsne_panel(axes, domains, labels):
+def _tsne_panel(axes, domains, labels, shown):
+  domains = {k: rows[shown[k]] for k, rows in domains.items()}
   rows = np.concatenate([*domains.values()])
   # scikit-learn's own where there are points enough.
   perplexity = min(30.0, len(rows) / 4)
@@ -146,7 +151,7 @@ def _tsne_panel(axes, domains, labels):
   ends = np.cumsum([len(rows) for rows in domains.values()])
   parts = np.split(points, ends[:-1])
   for marker, domain, part in zip('ox', domains, parts, strict=False):
-    colours = [_COLOURS[k % len(_COLOURS)] for k in labels[domain]]
+    colours = [_COLOURS[k % len(_COLOURS)] for k in labels[domain][shown[domain]]]
     axes.scatter(*part.T, c=colours, marker=marker, s=18, alpha=0.75, linewidths=1)
     axes.scatter([], [], c='grey', marker=marker, label=domain)
 
