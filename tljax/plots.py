@@ -14,7 +14,7 @@ with epy.lazy_imports():  # they are slow to import
   from sklearn import manifold, metrics
 
 _PANELS = 4  # in a row
-_POINTS = 1000  # of a domain in a map
+_POINTS = 500  # of a domain in a map
 _COLOURS = [f'C{i}' for i in range(10)]
 
 
@@ -118,7 +118,7 @@ def tsne(
 
   Args:
     features: by title, by domain, (N, D). A panel's domains are embedded together, of
-      each a thousand examples at most: that of all takes minutes, and shows no more.
+      each 500 examples at most: that of all takes minutes, and shows no more.
     labels: by domain, (N,); they only colour the picture.
     classes: names, for the legend.
   """

@@ -321,7 +321,7 @@ PAPER = {
   'sdat': Settings(0.002, 1e-3, inverse(30.0), norm='batch'),
   'shot': Settings(weight_decay=1e-3, decay=halves(10.0), norm='batch'),
   'source_coral': _DOMAINBED._replace(options={'strength': 4.0}),
-  'tent': _SCRATCH._replace(rate=1e-3),
+  'tent': _SCRATCH._replace(rate=1e-3, norm='batch'),
   'vrex': _DOMAINBED,
   'wdgrl': Settings(
     1e-4,
