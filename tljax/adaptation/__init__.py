@@ -6,7 +6,8 @@ them, the few examples of the target whose labels are known; a source of several
 has 'domain' too. Shared are `alignment.py` (a loss of both domains, and sums of such),
 `adversarial.py`, `phases.py` (first the source, then the target), `pseudo.py`
 (pseudo-labels) and `sources.py` (several source domains, and generalisation, which
-looks at no target); `presets.py` fits schedules to the length of a run.
+looks at no target); `presets.py` fits schedules to the length of a run, also by the
+published settings of `published.py`.
 """
 
 import sys

@@ -1,0 +1,42 @@
+"""The tables of published settings: their schedules, and that all can be trained by."""
+
+import jax
+import numpy as np
+import pytest
+
+from tljax import adaptation, models
+from tljax.adaptation import presets, published
+
+
+@pytest.mark.parametrize(
+  ('name', 'at', 'share'),
+  [
+    ('adda', [0, 19, 20, 39], [1, 1, 0.2, 0.2]),
+    ('shot', [0, 10, 20, 30], [1, 6**-0.75, 1, 6**-0.75]),
+    ('fixmatch', [0, 20, 40], [1, np.cos(7 * np.pi / 32), np.cos(7 * np.pi / 16)]),
+    ('mixstyle', [0, 20, 40], [1, 0.5, 0]),
+    ('mcd', [0, 39], [1, 1]),
+  ],
+)
+def test_rates_of_papers(name, at, share):
+  found = published.PAPER[name]
+  rate = found.decay(found.rate, 40)
+  wanted = found.rate * np.array(share)
+  np.testing.assert_allclose([rate(step) for step in at], wanted, 1e-5, 1e-9)
+
+
+@pytest.mark.parametrize('preset', published.PRESETS)
+def test_each_method_of_a_preset_can_be_built_and_stepped(preset, family_batches):
+  """By shapes alone; a misspelt option, or one of another method, would not."""
+  model = models.create('cnn', 10)
+  batch = family_batches['adaptation'](0)
+  domain = np.arange(len(batch['source']['label']), dtype=np.int32) % 2
+  batch = {**batch, 'source': {**batch['source'], 'domain': domain}}
+  assert set(published.PRESETS[preset]) <= set(adaptation.names())
+  for name in published.PRESETS[preset]:
+    optimizer = presets.optimizer(preset, name, 40)
+    method = presets.build(name, model, optimizer, 40, preset=preset, domains=2)
+    state = jax.eval_shape(method.init, jax.random.key(0), None, batch)
+    after, metrics = jax.eval_shape(method.step, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state), name
+    assert metrics['loss'].shape == ()
