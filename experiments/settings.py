@@ -114,17 +114,16 @@ class Flags(cli.TrainingFlags):
     """Returns the model with the bottleneck that the method `name` has.
 
     Networks from published weights have one, and those on features; others, such as a
-    LeNet from scratch, are narrow themselves.
+    LeNet from scratch, are narrow themselves. A preset has its own say.
     """
-    shape, is_narrow = {'norm': self.norm}, not self._is_pretrained(model)
+    shape, has_one = {'norm': self.norm}, self._is_pretrained(model)
     if self.preset:
       found = presets.settings(self.preset, name)
-      shape = {'norm': found.norm, 'width': found.width}
-      is_narrow = found.width is None or is_narrow and not found.scratch
+      shape = {'norm': found.norm, 'width': found.width or Bottleneck.width}
+      has_one = bool(found.width) and (has_one or found.scratch)
     if isinstance(model, OnFeatures):  # whose bottleneck is all that it has
-      shape = {k: v for k, v in shape.items() if v is not None}
       return model.clone(**shape)
-    return model if is_narrow else model.clone(bottleneck=Bottleneck(**shape))
+    return model.clone(bottleneck=Bottleneck(**shape)) if has_one else model
 
   def _is_pretrained(self, model):
     return self.weights is not None and isinstance(model, models.Classifier)
