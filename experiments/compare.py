@@ -52,9 +52,8 @@ def compare(flags: Flags) -> None:
     splits = ('train', 'validation', 'test')
     domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
   targets = flags.targets or tuple(domains)
-  for name in targets:
-    if name not in domains:
-      raise InputError(f'--targets: {name} is none of {", ".join(domains)}')
+  if unknown := [name for name in targets if name not in domains]:
+    raise InputError(f'--targets: {unknown[0]} is none of {", ".join(domains)}')
   pairs = itertools.permutations(domains, 2)
   pairs = {f'{a} to {b}': ([a], b) for a, b in pairs if b in targets}
   if flags.several:
@@ -68,10 +67,11 @@ def compare(flags: Flags) -> None:
   start, model = backbone, flags.build_model(len(first.classes))
   if first.images.ndim == 2:
     start, model = None, OnFeatures(Linear(len(first.classes)))
-  oracle = () if flags.transductive else ('oracle',)
-  names = (*flags.baselines, *oracle, *flags.methods)
+  names = flags.baselines + (() if flags.transductive else ('oracle',)) + flags.methods
   count = len(domains) - 1 if flags.several else 1
   methods = flags.adaptation(names, model, steps, domains=count)
+  for name, (_, target) in itertools.product(methods, tasks.values()):
+    flags.of_target(name, len(target['train']))  # refused before anything is trained
   run = flags.open_run(without=('domains', 'targets', 'methods', 'seeds'))
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}

@@ -92,8 +92,10 @@ class Flags(cli.TrainingFlags):
     methods = {}
     for name in names:
       own = self.bottlenecked(model, name)
-      if self.preset:
-        optimizer = presets.optimizer(self.preset, name, steps, is_pretrained)
+      if self.preset is not None:
+        backbone = 'pretrained' if is_pretrained else 'scratch'
+        backbone = 'none' if isinstance(model, OnFeatures) else backbone
+        optimizer = presets.optimizer(self.preset, name, steps, backbone)
         if not presets.has(self.preset, name) and name not in _BASELINES:
           note = f'--preset {self.preset}: it has no {name}, which gets those of DANN'
           print(note, file=sys.stderr)
@@ -117,7 +119,7 @@ class Flags(cli.TrainingFlags):
     LeNet from scratch, are narrow themselves. A preset has its own say.
     """
     shape, has_one = {'norm': self.norm}, self._is_pretrained(model)
-    if self.preset:
+    if self.preset is not None:
       found = presets.settings(self.preset, name)
       shape = {'norm': found.norm, 'width': found.width or Bottleneck.width}
       has_one = bool(found.width) and (has_one or found.scratch)
@@ -178,7 +180,7 @@ class Flags(cli.TrainingFlags):
     options = {}
     if self.augment == 'fixmatch':
       options['augment'] = randaugment.fixmatch()
-    if self.preset:
+    if self.preset is not None:
       times = presets.settings(self.preset, name).target_batches
       if times > 1 and times * self.batch_size > size:
         raise InputError(

@@ -41,7 +41,7 @@ class Bar:
       return
     self._drawn = now
     rate = (completed - self._start) / (now - self._began)
-    texts = [f'{rate:.3g} {self._unit}s/s']
+    texts = [f'{rate:{".1f" if rate >= 1 else ".2g"}} {self._unit}s/s']
     texts += [] if loss is None else [f'loss {float(loss):.3f}']
     self._bar.update(self._task, completed=completed, text=' '.join(texts))
     if not self._console.is_terminal:

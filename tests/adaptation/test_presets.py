@@ -49,7 +49,7 @@ def test_a_preset_moves_parameters_as_torchs_sgd_does(
 ):
   """Against its update written out: with momentum or Nesterov's, or above alone."""
   steps = 40
-  optimizer = presets.optimizer(preset, name, steps, is_pretrained=True)
+  optimizer = presets.optimizer(preset, name, steps, 'pretrained')
   params = {'backbone': {'w': np.float32(2.0)}, 'head': {'w': np.float32(2.0)}}
   state = optimizer.init(params)
   at = {'backbone': 2.0, 'head': 2.0}
@@ -102,12 +102,41 @@ def test_tri_training_learns_from_the_source_for_a_thirtieth(points):
   [
     ('books', "'books' is unknown; choose one of library, digits, paper"),
     ('paper:speed=1', "'speed=1': .* none such; it has rate=0.01, weight_decay"),
-    ('library:rate=fast', 'rate is a float such as 0.01'),
+    (
+      'library:rate=fast',
+      "'library:rate=fast': .* rate is a float such as 0.01",
+    ),
+    ('', "'' is unknown"),
+    ('paper:rate=nan', 'a rate is above 0'),
+    ('paper:backbone=-1', 'a rate is above 0'),
+    ('paper:width=0', 'a width is 1 or more'),
+    ('paper:norm=group', "a norm of .'layer', 'batch', 'none'.$"),
   ],
 )
 def test_presets_that_are_none(preset, complaint):
   with pytest.raises(InputError, match=complaint):
     presets.settings(preset, 'dann')
+
+
+def test_a_bottleneck_on_features_has_its_momentum():
+  """Though its part is called the backbone, which MCD moves without."""
+  params = {'backbone': np.float32([2.0]), 'head': np.float32([2.0])}
+  moved = {}
+  for backbone in ('scratch', 'none'):
+    optimizer = presets.optimizer('library', 'mcd', 10, backbone)
+    state = optimizer.init(params)
+    for _ in range(2):
+      updates, state = optimizer.update(params, state, params)
+    moved[backbone] = {part: float(x[0]) for part, x in updates.items()}
+  np.testing.assert_allclose(moved['none']['backbone'], moved['none']['head'])
+  ratio = moved['none']['backbone'] / moved['scratch']['backbone']
+  np.testing.assert_allclose(ratio, 1.9, rtol=1e-6)
+
+
+def test_a_width_of_ones_own_where_the_preset_has_none():
+  assert presets.settings('paper', 'jan').width is None
+  assert presets.settings('paper:width=64,norm=batch', 'jan').width == 64
+  assert presets.settings('paper:norm=batch', 'adabn').norm == 'batch'
 
 
 def test_self_ensembling_moves_by_adam():

@@ -90,6 +90,12 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
     (2, ('--targets', 'emu'), '--targets: emu is none of pets, other'),
     (2, ('--methods', 'magic'), "method 'magic' is unknown"),
     (2, ('--source-classes', 'cat'), "'dog' is in the target only.*--setting open"),
+    (
+      2,
+      ('--methods', 'dann', 'fixmatch', '--preset', 'paper'),
+      'takes 7 times --batch',
+    ),
+    (2, ('--preset', 'books'), "'books' is unknown; choose one of library"),
     (2, ('--target-classes', 'emu'), "--target-classes: .*'emu'; choose from cat, dog"),
   ],
 )

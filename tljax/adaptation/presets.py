@@ -5,6 +5,7 @@ defaults of a method's constructor are its paper's, as far as the loss goes.
 """
 
 import math
+from typing import Literal, get_args
 
 import optax
 
@@ -13,9 +14,10 @@ from tljax.adaptation.published import PRESETS, Settings
 from tljax.errors import InputError
 from tljax.losses import Loss
 from tljax.method import Method
+from tljax.models.bottleneck import Bottleneck, Norm
 
 _OWN = Settings()
-_OVERRIDES = ('rate', 'weight_decay', 'backbone', 'width')
+NORMS = get_args(Norm)
 
 
 def has(preset: str, name: str) -> bool:
@@ -29,8 +31,8 @@ def settings(preset: str, name: str) -> Settings:
   A method, or a baseline, that it has not gets DANN's.
 
   Args:
-    preset: of `published.PRESETS`; a rate, weight_decay, backbone or width of one's
-      own goes before, such as 'digits:rate=0.1'.
+    preset: of `published.PRESETS`; a rate, weight_decay, backbone, width or norm of
+      one's own goes before, such as 'digits:rate=0.1'.
     name: of the method.
 
   Raises:
@@ -40,8 +42,18 @@ def settings(preset: str, name: str) -> Settings:
   if label not in PRESETS:
     raise InputError(f'preset {label!r} is unknown; choose one of {", ".join(PRESETS)}')
   found = PRESETS[label].get(_first(name), PRESETS[label]['dann'])
-  known = {field: getattr(found, field) for field in _OVERRIDES}
-  return found._replace(**discovery.parse_options(texts, known))
+  known = {k: getattr(found, k) for k in ('rate', 'weight_decay', 'backbone', 'norm')}
+  known['width'] = found.width or Bottleneck.width
+  try:
+    own = discovery.parse_options(texts, known)
+  except InputError as error:
+    raise InputError(f'preset {preset!r}: {error}') from error
+  found = found._replace(**own)
+  if not (found.rate > 0 and found.weight_decay >= 0 and found.backbone >= 0):
+    raise InputError(f'preset {preset!r}: a rate is above 0, and none is below it')
+  if own.get('width', 1) < 1 or found.norm not in NORMS:
+    raise InputError(f'preset {preset!r}: a width is 1 or more, a norm of {NORMS}')
+  return found
 
 
 def _first(name):
@@ -49,7 +61,10 @@ def _first(name):
 
 
 def optimizer(
-  preset: str, name: str, steps: int, is_pretrained: bool = False
+  preset: str,
+  name: str,
+  steps: int,
+  backbone: Literal['pretrained', 'scratch', 'none'] = 'scratch',
 ) -> optax.GradientTransformation:
   """Returns what moves all parameters by a preset, in a run of so many steps.
 
@@ -57,15 +72,23 @@ def optimizer(
     preset: see `settings`.
     name: of the method.
     steps: of the run, at whose end the rate is as low as at the published one's.
-    is_pretrained: whether the backbone is, which may be slower then.
+    backbone: what the part of that name is; 'none' where it is the bottleneck of a
+      network on features.
   """
   found = settings(preset, name)
+  direction = found.direction
+  if found.is_plain and backbone != 'none':
+    direction = optax.masked(direction, _above_the_backbone)
   return optax.chain(
     optax.add_decayed_weights(found.weight_decay),
-    found.direction,
+    direction,
     optax.scale_by_learning_rate(found.decay(found.rate, steps)),
-    optimizers.backbone_rate(found.backbone if is_pretrained else 1.0),
+    optimizers.backbone_rate(found.backbone if backbone == 'pretrained' else 1.0),
   )
+
+
+def _above_the_backbone(params):
+  return {part: part != 'backbone' for part in params}
 
 
 def build(
@@ -99,7 +122,7 @@ def build(
     part, texts = discovery.split_options(text)
     if part in given:
       raise InputError(f'method {name!r} has {part} twice; name it once')
-    found = settings(preset, part) if preset else _OWN
+    found = _OWN if preset is None else settings(preset, part)
     published = found.options
     if callable(published):
       published = published(model.head.num_classes)

@@ -10,12 +10,14 @@
   self-training have none, since no code was found.
 
 Batches are the user's, but for FixMatch's share of the target. What no option here has
-is left out: of the papers' tri-training's dropout, CST's adaptive SAM, FixMatch's
-average of weights, MME's second update a step, hidden layers of MCD's and MDD's heads,
-dropout of bottlenecks, frozen batch norms of DomainBed; of the library's PADA's weights
-of its last 500 steps by a sharper softmax, IWAN's 4.5 times the loss of what weighs
-examples, MCD's bottleneck in either head, and the student's deployment and colours of
-self-ensembling.
+is left out. Of the papers': bottlenecks of batch norm without ReLU (SHOT, MCC), of ReLU
+alone (BSP), of tanh (HoMM, whose last block trains too) and of two layers (WDGRL); the
+heads' hidden layers (MCD, MDD) and weight norm (SHOT); rates of a critic (WDGRL);
+dropout; adaptive SAM (CST); an average of weights (FixMatch); a second update a step
+(MME); Adam's new start and still batch norms (DomainBed). Of the library's: PADA's
+weights of its last 500 steps by a sharper softmax, IWAN's 4.5 times the loss of what
+weighs examples, MCD's bottleneck in either head, and the student's deployment and
+colours of self-ensembling.
 """
 
 import math
@@ -82,9 +84,6 @@ def jump(steps: int, peak: float) -> optax.Schedule:
 
 _MOMENTUM, _NESTEROV = optax.trace(0.9), optax.trace(0.9, nesterov=True)
 _ADAM = optax.scale_by_adam()
-_ABOVE_THE_BACKBONE = optax.masked(
-  _MOMENTUM, lambda params: {part: part != 'backbone' for part in params}
-)
 
 
 class Settings(NamedTuple):
@@ -95,6 +94,7 @@ class Settings(NamedTuple):
     weight_decay: of all parameters, added to their gradients.
     decay: of the rate.
     direction: what makes the step's direction of the gradients.
+    is_plain: whether a backbone moves by its gradients alone.
     backbone: factor of the rate of a backbone from published weights.
     options: of the method; a function of the number of classes has them too.
     strength: peak of its ramp, where it is another than the method's own.
@@ -109,6 +109,7 @@ class Settings(NamedTuple):
   weight_decay: float = 0.0
   decay: Decay = constant
   direction: optax.GradientTransformation = _NESTEROV
+  is_plain: bool = False
   backbone: float = 0.1
   options: Mapping[str, Any] | Callable[[int], Mapping[str, Any]] = {}
   strength: float | None = None
@@ -138,7 +139,12 @@ def _self_ensembling(classes):
 _OFFICE = Settings(
   weight_decay=1e-3, decay=inverse(20.0), ramp=warm_up(20.0), norm='batch'
 )
-_STEADY = {'decay': constant, 'direction': _ABOVE_THE_BACKBONE, 'backbone': 1.0}
+_STEADY = {
+  'decay': constant,
+  'direction': _MOMENTUM,
+  'is_plain': True,
+  'backbone': 1.0,
+}
 LIBRARY = {
   'adda': _OFFICE._replace(rate=0.001, decay=inverse(6.0), strength=2.0),
   'afn': _OFFICE._replace(
@@ -221,7 +227,7 @@ _STEPWISE = Settings(weight_decay=1e-3, decay=inverse(50.0), ramp=warm_up(50.0))
 _MINIMAX = Settings(weight_decay=5e-4, decay=inverse(5.0), width=512)
 _REGRESSION = Settings(0.1, 1e-3, inverse(2.0), width=None)
 _SCRATCH = Settings(direction=_ADAM, backbone=1.0, width=None)
-_DOMAINBED = _SCRATCH._replace(rate=5e-5, ramp=jump)
+_DOMAINBED = _SCRATCH._replace(rate=5e-5)
 PAPER = {
   # The second phase at a fifth of the first's rate, Adam's beta1 being 0.5.
   'adda': _SCRATCH._replace(
@@ -269,9 +275,14 @@ PAPER = {
   ),
   'group_dro': Settings(1e-3, 1e-4, direction=_MOMENTUM, backbone=1.0, width=None),
   'homm': Settings(
-    3e-4, 0.01, direction=_ADAM, options={'strength': 200.0, 'order': 4}, width=180
+    3e-4,
+    0.01,
+    direction=_ADAM,
+    backbone=0.0,
+    options={'strength': 200.0, 'order': 4},
+    width=180,
   ),
-  'irm': _DOMAINBED,
+  'irm': _DOMAINBED._replace(ramp=jump),
   'iwan': Settings(
     0.003, decay=inverse(50.0), direction=_MOMENTUM, strength=0.1, ramp=warm_up(5.0)
   ),
@@ -309,8 +320,8 @@ PAPER = {
     5e-4,
     half_cosine,
     _MOMENTUM,
-    1.0,
-    {'stages': ('stage1', 'stage2', 'stage3')},
+    backbone=1.0,
+    options={'stages': ('stage1', 'stage2', 'stage3')},
     width=None,
   ),
   'mme': _MINIMAX,
@@ -322,7 +333,7 @@ PAPER = {
   'shot': Settings(weight_decay=1e-3, decay=halves(10.0), norm='batch'),
   'source_coral': _DOMAINBED._replace(options={'strength': 4.0}),
   'tent': _SCRATCH._replace(rate=1e-3, norm='batch'),
-  'vrex': _DOMAINBED,
+  'vrex': _DOMAINBED._replace(ramp=jump),
   'wdgrl': Settings(
     1e-4,
     1e-5,

@@ -21,7 +21,7 @@ class Bottleneck(nn.Module):
     norm: by layer norm a method of strength 0 is the source alone. The published
       libraries' batch norm, which sees both domains as one batch, adapts by itself, for
       better or worse; AdaBN and Tent want it. With none there is no ReLU either, as
-      in the papers' AlexNets and ResNets.
+      in CDAN's, PADA's and MME's papers.
   """
 
   width: int = 256
