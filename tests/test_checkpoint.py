@@ -8,6 +8,7 @@ import pytest
 
 from tljax import sharding
 from tljax.checkpoint import Checkpoints
+from tljax.errors import InputError
 from tljax.finetuning import plain
 
 
@@ -100,6 +101,29 @@ def test_the_best_is_kept_beside_the_last(tmp_path):
     np.testing.assert_array_equal(checkpoints.restore(like)['w'], 6.0)
     np.testing.assert_array_equal(checkpoints.restore_part(like, 3)['w'], 3.0)
   assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ['3', '5', '6']
+
+
+@pytest.mark.parametrize(
+  ('like', 'what'),
+  [
+    ({'params': {'w': (2,), 'b': (2,)}}, 'it has no params/b'),
+    ({'memory': {'student': {'w': (2,)}}}, 'it has no memory/student/w'),
+    ({'params': {'w': (3,)}}, r'shape: \(3,\)'),
+  ],
+)
+def test_parts_that_a_checkpoint_has_not(tmp_path, like, what):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {'params': {'w': jnp.ones(2)}, 'memory': {'w': jnp.ones(2)}})
+  like = jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+    like,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+  with (
+    Checkpoints(tmp_path) as checkpoints,
+    pytest.raises(InputError, match=f'is of another network.*{what}'),
+  ):
+    checkpoints.restore_part(like)
 
 
 def test_without_figures_none_is_the_best(tmp_path):

@@ -15,6 +15,7 @@ from etils import epath, epy
 
 from tljax import processes
 from tljax.errors import InputError
+from tljax.method import path_name
 
 with epy.lazy_imports():  # it is slow to import
   import orbax.checkpoint as ocp
@@ -120,6 +121,9 @@ class Checkpoints:
       like: such as `{'params': {'backbone': ...}}` of a train state. Shapes that have
         no sharding go to one device, wherever they were when they were saved.
       step: of the checkpoint; by default the newest.
+
+    Raises:
+      InputError: it has not all of them, or in other shapes.
     """
     step = self.latest_step() if step is None else step
     abstract = jax.tree.map(_abstract, like)
@@ -128,7 +132,21 @@ class Checkpoints:
       restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
       partial_restore=True,
     )
-    return self._read(step, ocp.PyTreeCheckpointHandler, args)
+    try:
+      found = self._read(step, ocp.PyTreeCheckpointHandler, args)
+    except ValueError as error:  # of a shape
+      raise self._other(step, error) from error
+    for path, leaf in jax.tree_util.tree_flatten_with_path(found)[0]:
+      if isinstance(leaf, jax.ShapeDtypeStruct):  # orbax leaves what is not there
+        raise self._other(step, f'it has no {path_name(path)}')
+    return found
+
+  def _other(self, step, what):
+    words = ' '.join(str(what).split())
+    return InputError(
+      f'{self._folder / str(step)} is of another network, or of another version of '
+      f'tljax: {words}'
+    )
 
   def _read(self, step, handler, args):
     """Reads this process's part and waits for no other, which may not get so far."""

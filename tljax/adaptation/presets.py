@@ -50,7 +50,7 @@ def settings(preset: str, name: str) -> Settings:
     raise InputError(f'preset {preset!r}: {error}') from error
   found = found._replace(**own)
   if not (found.rate > 0 and found.weight_decay >= 0 and found.backbone >= 0):
-    raise InputError(f'preset {preset!r}: a rate is above 0, and none is below it')
+    raise InputError(f'preset {preset!r}: a rate is above 0, the others 0 or more')
   if own.get('width', 1) < 1 or found.norm not in NORMS:
     raise InputError(f'preset {preset!r}: a width is 1 or more, a norm of {NORMS}')
   return found
