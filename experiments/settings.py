@@ -96,9 +96,10 @@ class Flags(cli.TrainingFlags):
         backbone = 'pretrained' if is_pretrained else 'scratch'
         backbone = 'none' if isinstance(model, OnFeatures) else backbone
         optimizer = presets.optimizer(self.preset, name, steps, backbone)
-        if not presets.has(self.preset, name) and name not in _BASELINES:
-          note = f'--preset {self.preset}: it has no {name}, which gets those of DANN'
-          print(note, file=sys.stderr)
+        for part in () if name in _BASELINES else name.split('+'):
+          if not presets.has(self.preset, part):
+            note = f'--preset {self.preset}: it has no {part}, which gets those of DANN'
+            print(note, file=sys.stderr)
       else:
         # As most published scripts have it: what is pretrained moves at a tenth.
         rates = optimizers.backbone_rate(0.1 if is_pretrained else 1.0)

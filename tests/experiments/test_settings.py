@@ -105,10 +105,12 @@ def test_the_library_has_batches_of_its_own(model, tmp_path, name, size):
 
 def test_methods_that_the_library_has_not_are_named(tmp_path, capsys):
   flags = settings.Flags(out=tmp_path, model='cnn', preset='library')
-  names = ('source_only', 'dann', 'cdan:entropy=True', 'coral')
+  names = ('source_only', 'dann', 'cdan:entropy=True', 'coral', 'cdan+bnm')
   flags.adaptation(names, flags.build_model(2), 10)
-  wanted = '--preset library: it has no coral, which gets those of DANN'
-  assert capsys.readouterr().err.splitlines() == [wanted]
+  wanted = '--preset library: it has no {}, which gets those of DANN'
+  assert capsys.readouterr().err.splitlines() == [
+    wanted.format(name) for name in ('coral', 'bnm')
+  ]
 
 
 def test_a_target_smaller_than_the_librarys_batch_is_refused(model, tmp_path):
