@@ -88,13 +88,12 @@ class Flags(cli.TrainingFlags):
     domains: int = 1,
   ) -> dict[str, Method]:
     """Returns by name methods of adaptation and baselines; see `presets.build`."""
-    is_pretrained = self._is_pretrained(model)
+    backbone = 'pretrained' if self._is_pretrained(model) else 'scratch'
+    backbone = 'none' if isinstance(model, OnFeatures) else backbone
     methods = {}
     for name in names:
       own = self.bottlenecked(model, name)
       if self.preset is not None:
-        backbone = 'pretrained' if is_pretrained else 'scratch'
-        backbone = 'none' if isinstance(model, OnFeatures) else backbone
         optimizer = presets.optimizer(self.preset, name, steps, backbone)
         for part in () if name in _BASELINES else name.split('+'):
           if not presets.has(self.preset, part):
@@ -102,7 +101,7 @@ class Flags(cli.TrainingFlags):
             print(note, file=sys.stderr)
       else:
         # As most published scripts have it: what is pretrained moves at a tenth.
-        rates = optimizers.backbone_rate(0.1 if is_pretrained else 1.0)
+        rates = optimizers.backbone_rate(0.1 if backbone == 'pretrained' else 1.0)
         optimizer = optax.chain(self.load_optimizer(steps), rates)
       if name in _BASELINES:
         method = plain.method(own, optimizer, loss=task_loss)

@@ -124,6 +124,7 @@ def tsne(
   """
   rng = np.random.default_rng(0)
   shown = {k: np.sort(rng.permutation(len(y))[:_POINTS]) for k, y in labels.items()}
+  labels = {k: y[shown[k]] for k, y in labels.items()}
   height, columns = -(-len(features) // _PANELS), min(len(features), _PANELS)
   figure = mpl.Figure(figsize=(5.2 * columns, 4.6 * height))
   panels = figure.subplots(height, columns, squeeze=False).ravel()
@@ -132,7 +133,7 @@ def tsne(
   pairs = zip(panels, features.items(), strict=False)
   with Bar('t-SNE', 0, len(features), 'map') as bar:
     for done, (axes, (title, domains)) in enumerate(pairs, 1):
-      _tsne_panel(axes, domains, labels, shown)
+      _tsne_panel(axes, {k: x[shown[k]] for k, x in domains.items()}, labels)
       axes.set(title=title.replace('_', ' '), xticks=[], yticks=[])
       bar.update(done)
   last = panels[columns - 1]
@@ -142,8 +143,7 @@ def tsne(
   return figure
 
 
-def _tsne_panel(axes, domains, labels, shown):
-  domains = {k: rows[shown[k]] for k, rows in domains.items()}
+def _tsne_panel(axes, domains, labels):
   rows = np.concatenate([*domains.values()])
   # scikit-learn's own where there are points enough.
   perplexity = min(30.0, len(rows) / 4)
@@ -151,7 +151,7 @@ def _tsne_panel(axes, domains, labels, shown):
   ends = np.cumsum([len(rows) for rows in domains.values()])
   parts = np.split(points, ends[:-1])
   for marker, domain, part in zip('ox', domains, parts, strict=False):
-    colours = [_COLOURS[k % len(_COLOURS)] for k in labels[domain][shown[domain]]]
+    colours = [_COLOURS[k % len(_COLOURS)] for k in labels[domain]]
     axes.scatter(*part.T, c=colours, marker=marker, s=18, alpha=0.75, linewidths=1)
     axes.scatter([], [], c='grey', marker=marker, label=domain)
 

@@ -7,15 +7,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from etils import epy
 from rich.console import Console
 from rich.table import Table
 
 from tljax import plots
 from tljax.data.dataset import Dataset
-
-with epy.lazy_imports():  # it is slow to import
-  from matplotlib import figure as mpl
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #f6f7f9;
@@ -151,7 +147,7 @@ class Page:
     body = ''.join(f'<tr>{line("td", row.values())}</tr>' for row in rows)
     self._add(title, text, f'<table><tr>{line("th", rows[0])}</tr>{body}</table>')
 
-  def figure(self, title: str, figure: 'mpl.Figure', text: str = '') -> None:
+  def figure(self, title: str, figure: 'plots.mpl.Figure', text: str = '') -> None:
     """Adds a section with a picture, stored inside the page."""
     file = io.BytesIO()
     figure.savefig(file, format='png', dpi=110, bbox_inches='tight')

@@ -17,7 +17,7 @@ from tljax.method import Method
 from tljax.models.bottleneck import Bottleneck, Norm
 
 _OWN = Settings()
-NORMS = get_args(Norm)
+_NORMS = get_args(Norm)
 
 
 def has(preset: str, name: str) -> bool:
@@ -51,8 +51,8 @@ def settings(preset: str, name: str) -> Settings:
   found = found._replace(**own)
   if not (found.rate > 0 and found.weight_decay >= 0 and found.backbone >= 0):
     raise InputError(f'preset {preset!r}: a rate is above 0, the others 0 or more')
-  if own.get('width', 1) < 1 or found.norm not in NORMS:
-    raise InputError(f'preset {preset!r}: a width is 1 or more, a norm of {NORMS}')
+  if own.get('width', 1) < 1 or found.norm not in _NORMS:
+    raise InputError(f'preset {preset!r}: a width is 1 or more, a norm of {_NORMS}')
   return found
 
 
