@@ -59,7 +59,10 @@ def _batch_norm_forward(x, scale, bias, epsilon):
   # In one pass with the mean; rounding may leave less than zero.
   var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0)
   inverse = jax.lax.rsqrt(var + epsilon)
-  y = (wide - _row(mean, x)) * (_row(inverse, x) * _row(scale, x)) + _row(bias, x)
+  # A channel's numbers first, here and below: with differences from its mean, of which
+  # there are as many as of x, a CPU would write these down and keep them.
+  factor = inverse * scale.astype(inverse.dtype)
+  y = wide * _row(factor, x) + _row(bias - mean * factor, x)
   return (y.astype(x.dtype), (mean, var)), (x, scale, mean, inverse)
 
 
@@ -67,12 +70,12 @@ def _batch_norm_backward(epsilon, residuals, grads):
   del epsilon
   x, scale, mean, inverse = residuals
   axes, grad, share = _leading(x), _wide(grads[0]), x.shape[-1] / x.size
-  centred = _wide(x) - _row(mean, x)
-  of_bias, of_scale = grad.sum(axes), (grad * centred).sum(axes) * inverse
+  of_bias = grad.sum(axes)
+  of_scale = ((grad * _wide(x)).sum(axes) - mean * of_bias) * inverse
   factor = inverse * scale.astype(inverse.dtype)
-  # A channel's numbers first, so that a pixel's are few.
-  slope, level = factor * inverse * of_scale * share, factor * of_bias * share
-  of_x = grad * _row(factor, x) - (centred * _row(slope, x) + _row(level, x))
+  slope = factor * inverse * of_scale * share
+  level = factor * of_bias * share - mean * slope
+  of_x = grad * _row(factor, x) - (_wide(x) * _row(slope, x) + _row(level, x))
   return of_x.astype(x.dtype), of_scale.astype(scale.dtype), of_bias.astype(scale.dtype)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tljax.models.attention import attend
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
 from tljax.models.base import Spec as _Spec
 from tljax.models.convolution import Conv
@@ -104,8 +105,7 @@ class Block(nn.Module):
     bias = bias + _mask(*padded, shift) if any(shift) else bias
     x = _dense(3 * channels, self.options, 'qkv')(x)
     x = x.reshape(*x.shape[:3], 3, self.heads, -1)
-    attend = functools.partial(jax.nn.dot_product_attention, bias=bias)
-    x = jax.vmap(attend)(*(x[:, :, :, i] for i in range(3)))
+    x = jax.vmap(functools.partial(attend, bias=bias))(*jnp.moveaxis(x, 3, 0))
     x = _dense(channels, self.options, 'proj')(x.reshape(*x.shape[:3], channels))
 
     x = jnp.roll(_joined(x, *padded), shift, (1, 2))
