@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tljax.models import convolution, winograd
+from tljax.models import convolution, depthwise, winograd
 from tljax.models.convolution import Conv, convolve
 
 XLA = functools.partial(
@@ -35,13 +35,14 @@ DEPTHWISE = [
   ((2, 9, 9, 4), (7, 7, 1, 4), (1, 1), ((3, 3), (3, 3))),
   ((2, 9, 10, 4), (2, 3, 1, 4), (3, 2), 'VALID'),
   ((2, 9, 10, 4), (1, 1, 1, 4), (2, 3), ((0, 1), (1, 0))),
+  ((2, 112, 7, 3), (3, 3, 1, 3), (2, 2), ((0, 1), (1, 1))),  # 56 rows in strips of 28
 ]
 
 
 @pytest.fixture(
   params=[
     {},
-    {'_ROWS': 20},
+    {'_ROWS': 20, 'depthwise': {'_ROWS': 4, '_FEWEST': 1, '_NUMBERS': 99}},
     {'_ROWS': 20, '_COLUMNS': 0},
     {'_ROWS': 20, '_COLUMNS': 0, '_WIDE': 0},
     {'devices': 8},
@@ -64,6 +65,8 @@ def devices(request, monkeypatch):
   """
   changes = {'_ROWS': 200, '_WINDOWS': 0, '_ALL_WINDOWS': 0, **request.param}
   count = changes.pop('devices', 1)
+  for name, value in changes.pop('depthwise', {}).items():
+    monkeypatch.setattr(depthwise, name, value)
   if changes.pop('winograd', False):
     for name, value in {'_CHANNELS': 1, '_PIXELS': 1}.items():
       monkeypatch.setattr(winograd, name, value)
@@ -197,11 +200,11 @@ def test_groups_and_dilations_are_left_to_xla(options):
   assert 'conv_general_dilated' in program
 
 
-def test_depthwise_convolutions_in_half_precision_sum_in_single():
+@pytest.mark.parametrize('shape', [(8, 16, 16, 3), (2, 28, 28, 3)])
+def test_depthwise_convolutions_in_half_precision_sum_in_single(shape, monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
   rng = np.random.default_rng(0)
-  x, kernel = (
-    jnp.asarray(rng.random(s), jnp.bfloat16) for s in ((8, 16, 16, 3), (3, 3, 1, 3))
-  )
+  x, kernel = (jnp.asarray(rng.random(s), jnp.bfloat16) for s in (shape, (3, 3, 1, 3)))
 
   def both(function):
     forward = functools.partial(function, feature_group_count=3)

@@ -30,3 +30,21 @@ def test_its_gradient_is_that_of_all_at_once(devices):
   x = jnp.linspace(0.5, 2, 6)[:, None]
   grad = jax.grad(lambda x: jnp.sum(tiles.over_images(jnp.log, x, 2)))(x)
   np.testing.assert_allclose(grad, 1 / x, rtol=1e-6)
+
+
+@pytest.mark.parametrize('tile', [(2, 6), (4, 6), (1, 3), (1, 1)])
+def test_strips_meet_the_pixels_of_their_windows(tile):
+  """Of windows three high, two apart: a sum of the products of their first columns."""
+  rng = np.random.default_rng(0)
+  x, grad = (jnp.asarray(rng.normal(size=s)) for s in ((4, 13, 5, 2), (4, 6, 5, 3)))
+
+  def function(pixels, grad):
+    assert pixels.shape[1] == 2 * grad.shape[1] + 1
+    return {
+      i: jnp.einsum('nhwc,nhwk->ck', pixels[:, i::2][:, : grad.shape[1]], grad)
+      for i in range(3)
+    }
+
+  given = tiles.sum_over_strips(function, x, grad, tile, (3, 2))
+  for i, wanted in function(x, grad).items():
+    np.testing.assert_allclose(given[i], wanted, rtol=1e-4, atol=1e-5)

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tljax.models import products, tiles, winograd
-from tljax.models.windows import between, reaching
+from tljax.models import depthwise, products, tiles, winograd
+from tljax.models.windows import extent, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache, and columns below which a product is slow, or
@@ -77,7 +77,7 @@ def convolve(
     return _convolve_by_xla(x, kernel, strides, padding, **options)
   padding = tuple(map(tuple, padding))
   if groups > 1:
-    return _depthwise(x, kernel[:, :, :, None, None], strides, padding)
+    return depthwise.convolve(x, kernel, strides, padding)
   if any(map(any, padding)) or size not in ((1, 1), strides):
     return _convolve(x, kernel, strides, padding)
   if size == (1, 1):
@@ -122,12 +122,12 @@ def _space_to_depth(x, kernel, strides, padding):
 
   A block of pixels is one of more channels, filled with zeros to a multiple of eight.
   """
-  extent = _extent(x.shape, kernel.shape, strides, padding)
+  size = extent(x.shape, kernel.shape, strides, padding)
   blocks = [-(-n // stride) for n, stride in zip(kernel.shape, strides, strict=False)]
   sizes = [n * stride for n, stride in zip(blocks, strides, strict=True)]
   pads = []
   for axis, (stride, (low, _)) in enumerate(zip(strides, padding, strict=True)):
-    needed = (extent[axis] + blocks[axis] - 1) * stride
+    needed = (size[axis] + blocks[axis] - 1) * stride
     pads.append((low, needed - x.shape[1 + axis] - low, 0))
   x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
   more = [(0, n - m) for n, m in zip(sizes, kernel.shape, strict=False)]
@@ -149,17 +149,17 @@ def _blocks(x, size):
 def _convolve(x, kernel, strides, padding):
   if winograd.suits(x, kernel, strides):
     return _apart(winograd.convolve(x, kernel, padding))
-  extent = _extent(x.shape, kernel.shape, strides, padding)
-  if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, extent):
+  size = extent(x.shape, kernel.shape, strides, padding)
+  if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, size):
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    beside = _beside(kernel.shape, extent)
+    beside = _beside(kernel.shape, size)
     kernel = _repeat(kernel, beside, strides[1])
     matrix = kernel.reshape(-1, kernel.shape[3])
-    strides, fewer = (strides[0], strides[1] * beside), (extent[0], extent[1] // beside)
+    strides, fewer = (strides[0], strides[1] * beside), (size[0], size[1] // beside)
 
     def convolve_some(x):
-      windows = jnp.concatenate(_slices(x, kernel.shape, strides, fewer), -1)
-      return products.product(windows, matrix).reshape(len(x), *extent, -1)
+      windows = jnp.concatenate(slices(x, kernel.shape, strides, fewer), -1)
+      return products.product(windows, matrix).reshape(len(x), *size, -1)
 
     return tiles.over_images(convolve_some, x, _ROWS // math.prod(fewer))
   return _convolve_by_xla(x, kernel, strides, padding)
@@ -179,12 +179,6 @@ def _apart(x):
   return lax.optimization_barrier(x) if on_cpu() else x
 
 
-def _extent(images, kernel, strides, padding):
-  """Height and width of what the convolution of these shapes gives."""
-  sides = zip(images[1:3], kernel[:2], strides, padding, strict=True)
-  return [(n + sum(pads) - size) // stride + 1 for n, size, stride, pads in sides]
-
-
 def _few_windows(x, kernel, extent):
   """Whether windows pay: an image's, or all where they are laid at once."""
   size = math.prod(extent) * math.prod(kernel.shape[:3]) * x.dtype.itemsize
@@ -202,15 +196,6 @@ def _repeat(kernel, times, stride):
   shifts = [(i * stride, (times - 1 - i) * stride) for i in range(times)]
   copies = [jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts]
   return jnp.concatenate(copies, -1)
-
-
-def _slices(x, kernel, strides, extent):
-  """Of padded images, for each position of the kernel the pixels that it meets."""
-  return [
-    x[:, i :: strides[0], j :: strides[1]][:, : extent[0], : extent[1]]
-    for i in range(kernel[0])
-    for j in range(kernel[1])
-  ]
 
 
 def _forward(x, kernel, strides, padding):
@@ -277,41 +262,27 @@ def _kernel_gradient(x, grad, shape, strides, padding):
   repeat = functools.partial(_repeat, times=beside, stride=strides[1])
   height, width, channels, _ = shape = jax.eval_shape(repeat, kernel).shape
   strides = strides[0], strides[1] * beside
-  images, rows = _tile((*grad.shape[:2], grad.shape[2] // beside))
-  strips = grad.shape[1] // rows
+  tile = _tile((*grad.shape[:2], grad.shape[2] // beside))
 
   def outer(x, grad):
     if few:
       # Not before: with what gives it XLA would compute it in this order, slowly.
       grad = grad.reshape(*grad.shape[:2], -1, shape[3])
-      x = jnp.concatenate(_slices(x, shape, strides, grad.shape[1:3]), -1)
+      x = jnp.concatenate(slices(x, shape, strides, grad.shape[1:3]), -1)
       return products.outer(x, grad).reshape(shape)
     if channels > _WIDE:
-      parts = _slices(x, shape, strides, grad.shape[1:3])
+      parts = slices(x, shape, strides, grad.shape[1:3])
     else:
       row = x.shape[1], grad.shape[2]
-      x = jnp.concatenate(_slices(x, (1, width), (1, strides[1]), row), -1)
-      parts = _slices(x, (height, 1), (strides[0], 1), grad.shape[1:3])
+      x = jnp.concatenate(slices(x, (1, width), (1, strides[1]), row), -1)
+      parts = slices(x, (height, 1), (strides[0], 1), grad.shape[1:3])
     return jnp.stack([products.outer(part, grad) for part in parts]).reshape(shape)
 
   def gather(total):
     """Sums what the copies of the kernel got."""
     return jax.linear_transpose(repeat, kernel)(total)[0]
 
-  if (images, strips) == (len(x), 1):
-    return gather(outer(x, grad))
-
-  def add(total, tile):
-    image, row = tile // strips * images, tile % strips * rows
-    high = (rows - 1) * strides[0] + height
-    pixels = lax.dynamic_slice(
-      x, (image, row * strides[0], 0, 0), (images, high, *x.shape[2:])
-    )
-    part = lax.dynamic_slice(grad, (image, row, 0, 0), (images, rows, *grad.shape[2:]))
-    return total + outer(pixels, part), None
-
-  start = jnp.zeros(shape, kernel.dtype)
-  return gather(lax.scan(add, start, jnp.arange(len(x) // images * strips))[0])
+  return gather(tiles.sum_over_strips(outer, x, grad, tile, (height, strides[0])))
 
 
 def _tile(shape):
@@ -324,50 +295,3 @@ def _tile(shape):
     return tiles.divisor(count, _ROWS // (height * width)), height
   # A prime number of rows has no strips but those of one.
   return 1, rows if rows * width * 8 >= _ROWS else height
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise(x, kernel, strides, padding):
-  """A channel by itself; the kernel is (height, width, 1, 1, 1, C)."""
-  extent = _extent(x.shape, kernel.shape, strides, padding)
-  wide = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(products.wide(x.dtype))
-  parts = _slices(wide, kernel.shape, strides, extent)
-  taps = kernel.reshape(-1, *kernel.shape[2:]).astype(wide.dtype)
-  return sum(part * tap for part, tap in zip(parts, taps, strict=True)).astype(x.dtype)
-
-
-def _depthwise_backward(strides, padding, residuals, grad):
-  x, kernel = residuals
-  wide = products.wide(grad.dtype)
-  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  parts = _slices(padded.astype(wide), kernel.shape, strides, grad.shape[1:3])
-  grad = grad.astype(wide)
-  # One reduction of all products, which XLA would otherwise write down.
-  sums = lax.reduce(
-    [part * grad for part in parts],
-    [jnp.zeros((), wide)] * len(parts),
-    lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
-    (0, 1, 2),
-  )
-  kernel_grad = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
-  whole = _spread(grad, kernel.astype(wide), padded.shape, strides)
-  (top, _), (left, _) = padding
-  x_grad = whole[:, top : top + x.shape[1], left : left + x.shape[2]]
-  return x_grad.astype(x.dtype), kernel_grad
-
-
-_depthwise.defvjp(
-  lambda x, k, *static: (_depthwise(x, k, *static), (x, k)), _depthwise_backward
-)
-
-
-def _spread(grad, kernel, shape, strides):
-  """What each pixel of the padded images gets from the windows that reach it."""
-  taps = [-(-n // stride) for n, stride in zip(kernel.shape, strides, strict=False)]
-  more = [(0, n * s - m) for n, s, m in zip(taps, strides, kernel.shape, strict=False)]
-  kernel = jnp.pad(kernel.reshape(*kernel.shape[:2], -1), [*more, (0, 0)])
-  kernel = kernel.reshape(taps[0], 1, 1, strides[0], taps[1], 1, strides[1], -1)
-  windows = reaching(grad, taps, strides, shape)
-  return between(
-    sum(window * kernel[back[0], :, :, :, back[1]] for back, window in windows), shape
-  )

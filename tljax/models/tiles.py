@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from chex import ArrayTree
 from jax import lax
 
 
@@ -32,6 +33,43 @@ def over_images(
   any_number = x[(0,) * x.ndim].astype(part.dtype)
   results = jnp.full((len(x), *part.shape[1:]), any_number)
   return lax.scan(add, results, jnp.arange(0, len(x), some))[0]
+
+
+def sum_over_strips(
+  function: Callable[[jax.Array, jax.Array], ArrayTree],
+  x: jax.Array,
+  grad: jax.Array,
+  tile: tuple[int, int],
+  window: tuple[int, int],
+) -> ArrayTree:
+  """Sums `function(pixels, windows)` over tiles: strips of an image, or several images.
+
+  Args:
+    function: maps pixels (images, high, W, C) and what their windows have, (images,
+      rows, w, K), to arrays.
+    x: padded images (N, H, W, C).
+    grad: what each window has, (N, h, w, K).
+    tile: images and rows of windows at once; they divide N and h.
+    window: its height, and how far the next row of windows is.
+  """
+  (images, rows), (height, stride) = tile, window
+  strips = grad.shape[1] // rows
+  if (images, strips) == (len(x), 1):
+    return function(x, grad)
+
+  def part(number):
+    image, row = number // strips * images, number % strips * rows
+    high = (rows - 1) * stride + height
+    return function(
+      lax.dynamic_slice(x, (image, row * stride, 0, 0), (images, high, *x.shape[2:])),
+      lax.dynamic_slice(grad, (image, row, 0, 0), (images, rows, *grad.shape[2:])),
+    )
+
+  def add(total, number):
+    return jax.tree.map(jnp.add, total, part(number)), None
+
+  start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(part, 0))
+  return lax.scan(add, start, jnp.arange(len(x) // images * strips))[0]
 
 
 def divisor(number: int, most: int) -> int:

@@ -1,7 +1,7 @@
-"""The windows of a convolution or a pool that reach a pixel.
+"""The windows of a convolution or a pool: their pixels, and those that reach a pixel.
 
-A gradient that adds up what windows give their pixels is dense so: strided slices have
-gradients that are full of zeros.
+A gradient that adds up what windows give their pixels is dense by the latter: strided
+slices have gradients that are full of zeros.
 """
 
 import itertools
@@ -9,6 +9,38 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+
+
+def extent(
+  images: Sequence[int],
+  kernel: Sequence[int],
+  strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+) -> list[int]:
+  """How many windows there are on either axis, by the shapes of images and kernel."""
+  sides = zip(images[1:3], kernel[:2], strides, padding, strict=True)
+  return [(n + sum(pads) - size) // stride + 1 for n, size, stride, pads in sides]
+
+
+def slices(
+  x: jax.Array, kernel: Sequence[int], strides: Sequence[int], extent: Sequence[int]
+) -> list[jax.Array]:
+  """Of padded images, for each position of the kernel the pixels that it meets.
+
+  Args:
+    x: (N, H, W, C).
+    kernel: (height, width, ...).
+    strides: of the windows.
+    extent: how many windows there are on either axis.
+
+  Returns:
+    Arrays (N, *extent, C), row by row of the kernel.
+  """
+  return [
+    x[:, i :: strides[0], j :: strides[1]][:, : extent[0], : extent[1]]
+    for i in range(kernel[0])
+    for j in range(kernel[1])
+  ]
 
 
 def reaching(
