@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import harness, steps
+from benchmarks import adapt, harness, steps
 from benchmarks.harness import Contender, Contenders
 from benchmarks.steps import Settings
 from tljax import adaptation, models, sharding, sweep, train
@@ -88,7 +88,7 @@ def seeds(settings: Settings, members: int = 5) -> Contenders:
   batch = _features(settings.batch_size or 36, steps.CLASSES)
   model = mlp.of_rows(np.asarray(batch['image']), steps.CLASSES)
   pair = {'source': batch, 'target': {'image': batch['image']}}
-  options = {'strength': steps.STRENGTH}
+  options = {'strength': adapt.STRENGTH}
   method = adaptation.create('dann', model, steps.optimizer(), **options)
   if jax.default_backend() == 'cpu':
     runs = [fitted(method, pair) for _ in range(members)]

@@ -15,9 +15,7 @@ from tljax.finetuning import plain
 ALONE = steps.Settings(batch_size=2, pixels=32, peers=())
 
 
-@pytest.mark.parametrize(
-  'make', [whole.loop, whole.heads, pytest.param(whole.seeds, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('make', [whole.loop, whole.heads, whole.seeds])
 def test_both_contenders_run_again_and_again(make, monkeypatch):
   monkeypatch.setattr(whole, '_LENGTH', 2)
   monkeypatch.setattr(whole, '_WIDTH', 4)
