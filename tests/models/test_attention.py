@@ -38,8 +38,8 @@ def test_attention_and_its_gradients_are_the_formulas(biased, tokens, dtype):
     assert error < limit * jnp.linalg.norm(b.ravel())
 
 
-def test_logits_of_any_size_are_exact():
-  """Weights whose exponentials would overflow, or be zero all."""
+def test_logits_of_any_size_have_weights():
+  """Their exponentials would overflow, or all be zero."""
   query, key, value = jnp.asarray(
     np.random.default_rng(0).normal(0, 1, (3, 2, 5, 2, 8)), jnp.float32
   )
@@ -58,3 +58,20 @@ def test_second_derivatives_are_the_formulas():
       jax.hessian(lambda x, f=f: jnp.sum(f(*x) ** 2))(given) for f in (attend, formula)
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_a_stack_of_heads_and_one_argument_alone():
+  """`vmap` with a bias of each and of all, and a gradient of the values alone."""
+  rng = np.random.default_rng(0)
+  given = jnp.asarray(rng.normal(size=(3, 4, 2, 5, 2, 8)), jnp.float32)
+  biases = jnp.asarray(rng.normal(size=(4, 1, 2, 5, 5)), jnp.float32)
+  for bias, axis in ((biases, 0), (biases[0], None)):
+    ours, theirs = (
+      jax.vmap(f, (0, 0, 0, axis))(*given, bias) for f in (attend, formula)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+  ours, theirs = (
+    jax.grad(lambda v, f=f: jnp.sum(f(given[0, 0], given[1, 0], v) ** 2))(given[2, 0])
+    for f in (attend, formula)
+  )
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

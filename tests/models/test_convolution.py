@@ -218,6 +218,30 @@ def test_depthwise_convolutions_in_half_precision_sum_in_single(shape, monkeypat
     np.testing.assert_allclose(a.astype(np.float32), wanted, rtol=5e-3)
 
 
+@pytest.mark.parametrize('rows', [9, 28])
+def test_depthwise_convolutions_of_penalties_and_of_stacks(rows, monkeypatch):
+  """A second derivative, and `vmap`; of few rows and of many."""
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  rng = np.random.default_rng(0)
+
+  def penalty(function, x, kernel):
+    def loss(x, kernel):
+      y = function(x, kernel, (1, 1), 'SAME', feature_group_count=2)
+      return jnp.sum(jnp.tanh(y))
+
+    return sum(jnp.sum(g**2) for g in jax.grad(loss, (0, 1))(x, kernel))
+
+  with jax.enable_x64(True):
+    x = jnp.asarray(rng.normal(size=(2, 2, rows, 4, 2)))
+    kernel = jnp.asarray(rng.normal(size=(2, 3, 3, 1, 2)))
+    ours, theirs = (
+      jax.vmap(jax.grad(functools.partial(penalty, f), (0, 1)))(x, kernel)
+      for f in (convolve, XLA)
+    )
+    for given, wanted in zip(ours, theirs, strict=True):
+      np.testing.assert_allclose(given, wanted, rtol=1e-9, atol=1e-9)
+
+
 def test_it_can_be_switched_off():
   def program():
     forward = functools.partial(convolve, strides=(1, 1), padding='SAME')

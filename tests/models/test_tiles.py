@@ -1,4 +1,4 @@
-"""Images some at a time are mapped as all at once."""
+"""Images, and strips of them, some at a time are as all at once."""
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,8 @@ def test_its_gradient_is_that_of_all_at_once(devices):
 
 
 @pytest.mark.parametrize('tile', [(2, 6), (4, 6), (1, 3), (1, 1)])
-def test_strips_meet_the_pixels_of_their_windows(tile):
-  """Of windows three high, two apart: a sum of the products of their first columns."""
+def test_tiles_meet_the_pixels_of_their_windows(tile):
+  """Strips of images, windows three high and two apart: all sums of products."""
   rng = np.random.default_rng(0)
   x, grad = (jnp.asarray(rng.normal(size=s)) for s in ((4, 13, 5, 2), (4, 6, 5, 3)))
 
@@ -45,6 +45,6 @@ def test_strips_meet_the_pixels_of_their_windows(tile):
       for i in range(3)
     }
 
-  given = tiles.sum_over_strips(function, x, grad, tile, (3, 2))
+  given = tiles.sum_over_tiles(function, x, grad, tile, (3, 2))
   for i, wanted in function(x, grad).items():
     np.testing.assert_allclose(given[i], wanted, rtol=1e-4, atol=1e-5)

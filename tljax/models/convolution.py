@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tljax.models import depthwise, products, tiles, winograd
-from tljax.models.windows import extent, slices
+from tljax.models.windows import extent_of, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache, and columns below which a product is slow, or
@@ -122,12 +122,12 @@ def _space_to_depth(x, kernel, strides, padding):
 
   A block of pixels is one of more channels, filled with zeros to a multiple of eight.
   """
-  size = extent(x.shape, kernel.shape, strides, padding)
+  extent = extent_of(x.shape, kernel.shape, strides, padding)
   blocks = [-(-n // stride) for n, stride in zip(kernel.shape, strides, strict=False)]
   sizes = [n * stride for n, stride in zip(blocks, strides, strict=True)]
   pads = []
   for axis, (stride, (low, _)) in enumerate(zip(strides, padding, strict=True)):
-    needed = (size[axis] + blocks[axis] - 1) * stride
+    needed = (extent[axis] + blocks[axis] - 1) * stride
     pads.append((low, needed - x.shape[1 + axis] - low, 0))
   x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
   more = [(0, n - m) for n, m in zip(sizes, kernel.shape, strict=False)]
@@ -149,17 +149,17 @@ def _blocks(x, size):
 def _convolve(x, kernel, strides, padding):
   if winograd.suits(x, kernel, strides):
     return _apart(winograd.convolve(x, kernel, padding))
-  size = extent(x.shape, kernel.shape, strides, padding)
-  if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, size):
+  extent = extent_of(x.shape, kernel.shape, strides, padding)
+  if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, extent):
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    beside = _beside(kernel.shape, size)
+    beside = _beside(kernel.shape, extent)
     kernel = _repeat(kernel, beside, strides[1])
     matrix = kernel.reshape(-1, kernel.shape[3])
-    strides, fewer = (strides[0], strides[1] * beside), (size[0], size[1] // beside)
+    strides, fewer = (strides[0], strides[1] * beside), (extent[0], extent[1] // beside)
 
     def convolve_some(x):
       windows = jnp.concatenate(slices(x, kernel.shape, strides, fewer), -1)
-      return products.product(windows, matrix).reshape(len(x), *size, -1)
+      return products.product(windows, matrix).reshape(len(x), *extent, -1)
 
     return tiles.over_images(convolve_some, x, _ROWS // math.prod(fewer))
   return _convolve_by_xla(x, kernel, strides, padding)
@@ -282,7 +282,7 @@ def _kernel_gradient(x, grad, shape, strides, padding):
     """Sums what the copies of the kernel got."""
     return jax.linear_transpose(repeat, kernel)(total)[0]
 
-  return gather(tiles.sum_over_strips(outer, x, grad, tile, (height, strides[0])))
+  return gather(tiles.sum_over_tiles(outer, x, grad, tile, (height, strides[0])))
 
 
 def _tile(shape):

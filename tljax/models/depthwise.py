@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from tljax.models import products, tiles
-from tljax.models.windows import between, extent, reaching, slices
+from tljax.models.windows import between, extent_of, reaching, slices
 
-# Rows of an image that are added up at once, for kernels of so many numbers at most:
-# fewer rows are slower than a reduction, and more of either take long to compile.
+# Rows of an image that are added up at once, at most and at least: fewer are slower
+# than a reduction. Numbers of a kernel at most: more of either compile for long.
 _ROWS, _FEWEST, _NUMBERS = 28, 24, 9
 
 
@@ -37,8 +37,8 @@ def convolve(
     (N, H', W', C).
   """
   wide = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(products.wide(x.dtype))
-  size = extent(x.shape, kernel.shape, strides, padding)
-  parts = slices(wide, kernel.shape, strides, size)
+  extent = extent_of(x.shape, kernel.shape, strides, padding)
+  parts = slices(wide, kernel.shape, strides, extent)
   taps = kernel.reshape(-1, 1, 1, 1, kernel.shape[3]).astype(wide.dtype)
   return sum(part * tap for part, tap in zip(parts, taps, strict=True)).astype(x.dtype)
 
@@ -62,6 +62,7 @@ def _kernel_gradient(x, grad, shape, strides):
 
   Rows are added to rows, number by number, and a row's pixels at the end: so it is
   vectorised, as a reduction of all pixels, for all positions of the kernel, is not.
+  Small images, large kernels and several devices have the reduction.
   """
   wide = products.wide(grad.dtype)
   rows = tiles.divisor(grad.shape[1], _ROWS)
@@ -75,7 +76,7 @@ def _kernel_gradient(x, grad, shape, strides):
     return [sum(part[0, i] * grad[0, i] for i in range(rows)) for part in parts]
 
   window = shape[0], strides[0]
-  columns = tiles.sum_over_strips(by_column, x, grad, (1, rows), window)
+  columns = tiles.sum_over_tiles(by_column, x, grad, (1, rows), window)
   return jnp.stack([column.sum(0) for column in columns]).reshape(shape)
 
 

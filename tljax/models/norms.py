@@ -62,7 +62,7 @@ def _batch_norm_forward(x, scale, bias, epsilon):
   # A channel's numbers first, here and below: with differences from its mean, of which
   # there are as many as of x, a CPU would write these down and keep them.
   factor = inverse * scale.astype(inverse.dtype)
-  y = wide * _row(factor, x) + _row(bias - mean * factor, x)
+  y = wide * _row(factor, x) + _row(bias.astype(mean.dtype) - mean * factor, x)
   return (y.astype(x.dtype), (mean, var)), (x, scale, mean, inverse)
 
 

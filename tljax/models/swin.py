@@ -105,7 +105,9 @@ class Block(nn.Module):
     bias = bias + _mask(*padded, shift) if any(shift) else bias
     x = _dense(3 * channels, self.options, 'qkv')(x)
     x = x.reshape(*x.shape[:3], 3, self.heads, -1)
-    x = jax.vmap(functools.partial(attend, bias=bias))(*jnp.moveaxis(x, 3, 0))
+    x = jax.vmap(functools.partial(attend, bias=bias))(
+      *(x[:, :, :, i] for i in range(3))
+    )
     x = _dense(channels, self.options, 'proj')(x.reshape(*x.shape[:3], channels))
 
     x = jnp.roll(_joined(x, *padded), shift, (1, 2))

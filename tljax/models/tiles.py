@@ -1,4 +1,7 @@
-"""Images some at a time, so that what is made of them stays in a CPU's cache."""
+"""Images, or strips of them, some at a time.
+
+So what is made of them stays in a CPU's cache.
+"""
 
 from collections.abc import Callable
 
@@ -35,21 +38,22 @@ def over_images(
   return lax.scan(add, results, jnp.arange(0, len(x), some))[0]
 
 
-def sum_over_strips(
+def sum_over_tiles(
   function: Callable[[jax.Array, jax.Array], ArrayTree],
   x: jax.Array,
   grad: jax.Array,
   tile: tuple[int, int],
   window: tuple[int, int],
 ) -> ArrayTree:
-  """Sums `function(pixels, windows)` over tiles: strips of an image, or several images.
+  """Sums `function(pixels, grad)` over tiles: strips of an image, or several images.
 
   Args:
-    function: maps pixels (images, high, W, C) and what their windows have, (images,
-      rows, w, K), to arrays.
+    function: maps pixels (images, high, W, C) and the gradients of what their windows
+      gave, (images, rows, w, K), to arrays.
     x: padded images (N, H, W, C).
-    grad: what each window has, (N, h, w, K).
-    tile: images and rows of windows at once; they divide N and h.
+    grad: the gradients of what all windows gave, (N, h, w, K).
+    tile: images and rows of windows at once; they divide N and h. With several devices
+      it is to be all of them, as a loop would gather what they share.
     window: its height, and how far the next row of windows is.
   """
   (images, rows), (height, stride) = tile, window

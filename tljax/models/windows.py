@@ -1,7 +1,7 @@
 """The windows of a convolution or a pool: their pixels, and those that reach a pixel.
 
-A gradient that adds up what windows give their pixels is dense by the latter: strided
-slices have gradients that are full of zeros.
+Adding up the windows that reach a pixel keeps a gradient dense: strided slices have
+gradients that are full of zeros.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 
-def extent(
+def extent_of(
   images: Sequence[int],
   kernel: Sequence[int],
   strides: Sequence[int],
