@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tljax.models.windows import between, reaching
+from tljax.models.windows import between, extent_of, reaching, slices
 
 
 def max_pool(
@@ -32,19 +32,16 @@ def max_pool(
 def _max_pool(x, size, stride):
   for axis in (1, 2):
     last = (x.shape[axis] - size) // stride * stride + 1
-    slices = [jax.lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
-    x = functools.reduce(jnp.maximum, slices)
+    pixels = [jax.lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)]
+    x = functools.reduce(jnp.maximum, pixels)
   return x
 
 
 def _forward(x, size, stride):
   """Remembers which pixel of each window won."""
-  height, width = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
-  largest, *pixels = (
-    x[:, i : i + height : stride, j : j + width : stride]
-    for i in range(size)
-    for j in range(size)
-  )
+  sizes, strides = (size, size), (stride, stride)
+  extent = extent_of(x.shape, sizes, strides, ((0, 0), (0, 0)))
+  largest, *pixels = slices(x, sizes, strides, extent)
   winner = jnp.zeros(largest.shape, jnp.int16)
   for number, pixel in enumerate(pixels, 1):
     winner = jnp.where(pixel > largest, jnp.int16(number), winner)

@@ -36,8 +36,9 @@ def slices(
   Returns:
     Arrays (N, *extent, C), row by row of the kernel.
   """
+  high, wide = ((n - 1) * s + 1 for n, s in zip(extent, strides, strict=True))
   return [
-    x[:, i :: strides[0], j :: strides[1]][:, : extent[0], : extent[1]]
+    x[:, i : i + high : strides[0], j : j + wide : strides[1]]
     for i in range(kernel[0])
     for j in range(kernel[1])
   ]

@@ -6,7 +6,6 @@ thirty-six, of sums of the pixels that it meets and sums of the kernel (Lavin an
 factors are 1 and 1/2, so that little is lost to rounding.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -81,17 +80,16 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
   """
   channels = x.shape[3], grad.shape[3]
   some = tiles.at_once(len(x), _most(grad.shape, channels, x.dtype))
-  of_some = functools.partial(lax.dynamic_slice_in_dim, slice_size=some)
 
-  def add(total, start):
-    pixels = _even(of_some(x, start), padding)
-    grads = _even(of_some(grad, start), ((0, 0), (0, 0)))
-    sums = _sums(_B, _squares(pixels, 4)), _sums(_A.T, _squares(grads, 2))
-    pairs = zip(*sums, strict=True)
-    return total + jnp.stack([outer(x, g) for x, g in pairs]), None
+  def of_some(x, grad):
+    x, grad = _even(x, padding), _even(grad, ((0, 0), (0, 0)))
+    sums = _sums(_B, _squares(x, 4)), _sums(_A.T, _squares(grad, 2))
+    return jnp.stack([outer(x, g) for x, g in zip(*sums, strict=True)])
 
-  start = jnp.zeros((16, *channels), x.dtype)
-  total, _ = lax.scan(add, start, jnp.arange(0, len(x), some))
+  # Whole images, padded then: so high is a window where there is no padding yet.
+  rows = grad.shape[1]
+  window = x.shape[1] - rows + 1, 1
+  total = tiles.sum_over_tiles(of_some, x, grad, (some, rows), window)
   return _on_kernel(_G.T, total).reshape(3, 3, *channels)
 
 
