@@ -3,13 +3,13 @@
 XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed. As
 matrix products for the kernel's positions, of strips of an image so that the slices
 stay in the processor's cache, it has most of it; and a 1x1 convolution is a matrix
-product. So is any whose windows, laid side by side, are few, such as a LeNet's: forth,
-where XLA needs eight times as long for three channels, and back, some images at a time;
-where a kernel has few features too, for several results in a row at once, as a product
-of few columns is slow.
+product. So is a wide one of few channels if its windows, laid side by side, are few,
+such as a LeNet's, some images at a time: forth, where XLA needs ten times as long for
+three channels, and back.
 A 3x3 convolution of many channels, which most of a VGG's or a ResNet's time goes to, is
-Winograd's, and a depthwise one a sum of shifted products, a tenth of XLA's time. On a
-GPU few channels convolved with strides are blocks of pixels, of more channels.
+Winograd's, and a depthwise one a sum of shifted products, a tenth of XLA's time. Few
+channels convolved with strides are blocks of pixels, of more channels, on a GPU; on a
+CPU forth, where the kernel is narrow.
 Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
 """
 
@@ -25,14 +25,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tljax.models import depthwise, products, tiles, winograd
+from tljax.models import depthwise, folding, products, tiles, winograd
 from tljax.models.windows import extent_of, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache, and columns below which a product is slow, or
 # can be quicker.
-_ROWS, _COLUMNS, _WIDE = 2048, 32, 128
-_NARROW = 96  # columns that results in a row may have together
+_ROWS, _COLUMNS, _WIDE = 2048, 64, 128
+_FEW = 32  # channels
 # Bytes of an image's windows, or of all, up to which to lay them side by side pays.
 _WINDOWS, _ALL_WINDOWS = 1 << 18, 1 << 24
 _by_xla = contextvars.ContextVar(
@@ -72,7 +72,7 @@ def convolve(
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
   if not on_cpu():
     if _on_gpu() and groups == 1 and _is_stem(kernel.shape, strides):
-      x, kernel = _space_to_depth(x, kernel, strides, padding)
+      x, kernel = _space_to_depth(x, kernel, strides, padding, multiple=8)
       strides, padding = (1, 1), 'VALID'
     return _convolve_by_xla(x, kernel, strides, padding, **options)
   padding = tuple(map(tuple, padding))
@@ -117,10 +117,10 @@ def _is_stem(kernel, strides):
   return overlap and kernel[2] < 8
 
 
-def _space_to_depth(x, kernel, strides, padding):
+def _space_to_depth(x, kernel, strides, padding, multiple=1):
   """Images and kernel whose convolution, without strides or padding, is the same.
 
-  A block of pixels is one of more channels, filled with zeros to a multiple of eight.
+  A block of pixels is one of more channels, filled with zeros to a multiple.
   """
   extent = extent_of(x.shape, kernel.shape, strides, padding)
   blocks = [-(-n // stride) for n, stride in zip(kernel.shape, strides, strict=False)]
@@ -133,7 +133,7 @@ def _space_to_depth(x, kernel, strides, padding):
   more = [(0, n - m) for n, m in zip(sizes, kernel.shape, strict=False)]
   kernel = jnp.pad(kernel, [*more, (0, 0), (0, 0)])
   x, kernel = _blocks(x, strides), _blocks(jnp.moveaxis(kernel, 3, 0), strides)
-  fill = [(0, 0)] * 3 + [(0, -x.shape[3] % 8)]
+  fill = [(0, 0)] * 3 + [(0, -x.shape[3] % multiple)]
   return jnp.pad(x, fill), jnp.moveaxis(jnp.pad(kernel, fill), 0, 3)
 
 
@@ -150,19 +150,22 @@ def _convolve(x, kernel, strides, padding):
   if winograd.suits(x, kernel, strides):
     return _apart(winograd.convolve(x, kernel, padding))
   extent = extent_of(x.shape, kernel.shape, strides, padding)
-  if kernel.shape[2] < _COLUMNS and _few_windows(x, kernel, extent):
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    beside = _beside(kernel.shape, extent)
-    kernel = _repeat(kernel, beside, strides[1])
-    matrix = kernel.reshape(-1, kernel.shape[3])
-    strides, fewer = (strides[0], strides[1] * beside), (extent[0], extent[1] // beside)
+  folds = folding.suits(kernel)
+  if not (folds and _few_windows(x, kernel, extent)):
+    if _is_stem(kernel.shape, strides) and not folds:
+      x, kernel = _space_to_depth(x, kernel, strides, padding)
+      strides, padding = (1, 1), 'VALID'
+    return _convolve_by_xla(x, kernel, strides, padding)
+  form = folding.form(kernel, extent, strides, padding)
+  x, kernel = form.images(x), form.kernel(kernel)
+  matrix = kernel.reshape(-1, kernel.shape[3])
+  fewer = extent_of(x.shape, kernel.shape, form.strides, ((0, 0), (0, 0)))
 
-    def convolve_some(x):
-      windows = jnp.concatenate(slices(x, kernel.shape, strides, fewer), -1)
-      return products.product(windows, matrix).reshape(len(x), *extent, -1)
+  def convolve_some(x):
+    windows = jnp.concatenate(slices(x, kernel.shape, form.strides, fewer), -1)
+    return products.product(windows, matrix).reshape(len(x), *extent, -1)
 
-    return tiles.over_images(convolve_some, x, _ROWS // math.prod(fewer))
-  return _convolve_by_xla(x, kernel, strides, padding)
+  return tiles.over_images(convolve_some, x, _ROWS // math.prod(fewer))
 
 
 def _convolve_by_xla(x, kernel, strides, padding, **options):
@@ -186,18 +189,6 @@ def _few_windows(x, kernel, extent):
   return at_a_time or len(x) * size <= _ALL_WINDOWS
 
 
-def _beside(kernel, extent):
-  """How many results in a row one product is to give, whose columns are few else."""
-  return tiles.divisor(extent[1], min(kernel[1], _NARROW // kernel[3]))
-
-
-def _repeat(kernel, times, stride):
-  """The kernel of so many results in a row: their features, one after the other."""
-  shifts = [(i * stride, (times - 1 - i) * stride) for i in range(times)]
-  copies = [jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts]
-  return jnp.concatenate(copies, -1)
-
-
 def _forward(x, kernel, strides, padding):
   return _convolve(x, kernel, strides, padding), (x, kernel)
 
@@ -207,82 +198,82 @@ def _backward(strides, padding, residuals, grad):
   if winograd.suits(x, kernel, strides):
     x_grad = winograd.image_gradient(grad, kernel, padding)
     return x_grad, winograd.kernel_gradient(x, grad, padding)
-  if _few_windows(x, kernel, grad.shape[1:3]):
-    x_grad = _image_gradient(grad, kernel, x.shape, strides, padding).astype(x.dtype)
+  extent = grad.shape[1:3]
+  form = folding.form(kernel, extent, strides, padding)
+  # Of few channels, and by neighbouring windows, XLA is quicker.
+  pays = folding.suits(kernel) or kernel.shape[2] >= _FEW or max(strides) > 1
+  if pays and _few_windows(x, kernel, extent):
+    x_grad = _image_gradient(x, grad, kernel, form)
   else:
     _, pull = jax.vjp(lambda x: _convolve_by_xla(x, kernel, strides, padding), x)
     x_grad = _apart(*pull(grad))
-  kernel_grad = _kernel_gradient(x, grad, kernel.shape, strides, padding)
-  return x_grad, kernel_grad.astype(kernel.dtype)
+  return x_grad, _kernel_gradient(x, grad, kernel, form)
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _image_gradient(grad, kernel, shape, strides, padding):
+def _image_gradient(x, grad, kernel, form):
   """Adds up, for each position of the kernel, what the pixels that it meets get."""
-  height, width, channels, features = kernel.shape
-  padded = [n + sum(pads) for n, pads in zip(shape[1:3], padding, strict=True)]
-
-  def place(number):
-    """Low, high and interior padding of the part, on either axis."""
-    for axis, start in enumerate(divmod(number, width)):
-      last = start + (grad.shape[1 + axis] - 1) * strides[axis]
-      yield start, padded[axis] - last - 1, strides[axis] - 1
+  kernel = form.kernel(kernel)
+  height, width, _, features = kernel.shape
+  sides = jax.eval_shape(form.images, x).shape[1:3]
+  rows = math.prod(jax.eval_shape(form.results, grad).shape[1:3])
 
   def add_up(grad):
+    grad = form.results(grad)
     windows = lax.dot_general(
       grad,
       kernel.reshape(-1, features),
       (((3,), (1,)), ((), ())),
       preferred_element_type=products.wide(grad.dtype),
     )
+
+    def place(number):
+      """Low, high and interior padding of the part, on either axis."""
+      for axis, start in enumerate(divmod(number, width)):
+        last = start + (grad.shape[1 + axis] - 1) * form.strides[axis]
+        yield start, sides[axis] - last - 1, form.strides[axis] - 1
+
     parts = enumerate(jnp.split(windows, height * width, -1))
     zero = jnp.zeros((), windows.dtype)
     return sum(
       lax.pad(part, zero, [(0, 0, 0), *place(i), (0, 0, 0)]) for i, part in parts
     )
 
-  whole = tiles.over_images(add_up, grad, _ROWS // math.prod(grad.shape[1:3]))
-  (top, _), (left, _) = padding
-  return whole[:, top : top + shape[1], left : left + shape[2]]
+  whole = tiles.over_images(add_up, grad, _ROWS // rows)
+  images = jax.ShapeDtypeStruct(x.shape, whole.dtype)
+  return jax.linear_transpose(form.images, images)(whole)[0].astype(x.dtype)
 
 
-def _kernel_gradient(x, grad, shape, strides, padding):
+def _kernel_gradient(x, grad, kernel, form):
   """Sums the outer products of the images' pixels and the gradient's.
 
   In tiles, strips of an image or several images, whose slices stay in the cache. Where
-  pixels have few channels, those beside each other are laid side by side first, and so
-  are the gradient's: a product of few columns is slow.
+  pixels have few channels, windows are laid side by side: a product of few columns is
+  slow.
   """
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  few = shape[2] < _COLUMNS
-  beside = _beside(shape, grad.shape[1:3]) if few else 1
-  kernel = jax.ShapeDtypeStruct(shape, products.wide(grad.dtype))
-  repeat = functools.partial(_repeat, times=beside, stride=strides[1])
-  height, width, channels, _ = shape = jax.eval_shape(repeat, kernel).shape
-  strides = strides[0], strides[1] * beside
-  tile = _tile((*grad.shape[:2], grad.shape[2] // beside))
+  x = form.images(x)
+  sums = jax.ShapeDtypeStruct(kernel.shape, products.wide(grad.dtype))
+  height, width, channels, _ = shape = jax.eval_shape(form.kernel, sums).shape
 
   def outer(x, grad):
-    if few:
-      # Not before: with what gives it XLA would compute it in this order, slowly.
-      grad = grad.reshape(*grad.shape[:2], -1, shape[3])
-      x = jnp.concatenate(slices(x, shape, strides, grad.shape[1:3]), -1)
+    # Not before: with what gives it XLA would compute it in this order, slowly.
+    grad = form.results(grad)
+    if channels < _COLUMNS:
+      x = jnp.concatenate(slices(x, shape, form.strides, grad.shape[1:3]), -1)
       return products.outer(x, grad).reshape(shape)
     if channels > _WIDE:
-      parts = slices(x, shape, strides, grad.shape[1:3])
+      parts = slices(x, shape, form.strides, grad.shape[1:3])
     else:
       row = x.shape[1], grad.shape[2]
-      x = jnp.concatenate(slices(x, (1, width), (1, strides[1]), row), -1)
-      parts = slices(x, (height, 1), (strides[0], 1), grad.shape[1:3])
+      x = jnp.concatenate(slices(x, (1, width), (1, form.strides[1]), row), -1)
+      parts = slices(x, (height, 1), (form.strides[0], 1), grad.shape[1:3])
     return jnp.stack([products.outer(part, grad) for part in parts]).reshape(shape)
 
-  def gather(total):
-    """Sums what the copies of the kernel got."""
-    return jax.linear_transpose(repeat, kernel)(total)[0]
-
-  return gather(tiles.sum_over_tiles(outer, x, grad, tile, (height, strides[0])))
+  tile = _tile(jax.eval_shape(form.results, grad).shape[:3])
+  total = tiles.sum_over_tiles(outer, x, grad, tile, (height, form.strides[0]))
+  return jax.linear_transpose(form.kernel, sums)(total)[0].astype(kernel.dtype)
 
 
 def _tile(shape):
