@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tljax.models import depthwise, folding, products, tiles, winograd
+from tljax.models.unfused import unfused
 from tljax.models.windows import extent_of, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -147,25 +148,31 @@ def _blocks(x, size):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x, kernel, strides, padding):
+  return _with_windows(x, kernel, strides, padding)[0]
+
+
+def _with_windows(x, kernel, strides, padding):
+  """What a convolution gives, and the windows if it is by them."""
   if winograd.suits(x, kernel, strides):
-    return _apart(winograd.convolve(x, kernel, padding))
+    return _apart(winograd.convolve(x, kernel, padding)), None
   extent = extent_of(x.shape, kernel.shape, strides, padding)
   folds = folding.suits(kernel)
-  if not (folds and _few_windows(x, kernel, extent)):
-    if _is_stem(kernel.shape, strides) and not folds:
-      x, kernel = _space_to_depth(x, kernel, strides, padding)
-      strides, padding = (1, 1), 'VALID'
-    return _convolve_by_xla(x, kernel, strides, padding)
-  form = folding.form(kernel, extent, strides, padding)
-  x, kernel = form.images(x), form.kernel(kernel)
-  matrix = kernel.reshape(-1, kernel.shape[3])
-  fewer = extent_of(x.shape, kernel.shape, form.strides, ((0, 0), (0, 0)))
+  if folds and _few_windows(x, kernel, extent):
+    form = folding.form(kernel, extent, strides, padding)
+    kernel = form.kernel(kernel)
 
-  def convolve_some(x):
-    windows = jnp.concatenate(slices(x, kernel.shape, form.strides, fewer), -1)
-    return products.product(windows, matrix).reshape(len(x), *extent, -1)
+    def beside(x):
+      x = form.images(x)
+      fewer = extent_of(x.shape, kernel.shape, form.strides, ((0, 0), (0, 0)))
+      return jnp.concatenate(slices(x, kernel.shape, form.strides, fewer), -1)
 
-  return tiles.over_images(convolve_some, x, _ROWS // math.prod(fewer))
+    windows = unfused(beside)(x)
+    y = products.product(windows, kernel.reshape(-1, kernel.shape[3]))
+    return y.reshape(len(x), *extent, -1), windows
+  if _is_stem(kernel.shape, strides) and not folds:
+    x, kernel = _space_to_depth(x, kernel, strides, padding)
+    strides, padding = (1, 1), 'VALID'
+  return _convolve_by_xla(x, kernel, strides, padding), None
 
 
 def _convolve_by_xla(x, kernel, strides, padding, **options):
@@ -190,11 +197,12 @@ def _few_windows(x, kernel, extent):
 
 
 def _forward(x, kernel, strides, padding):
-  return _convolve(x, kernel, strides, padding), (x, kernel)
+  y, windows = _with_windows(x, kernel, strides, padding)
+  return y, (x, kernel, windows)
 
 
 def _backward(strides, padding, residuals, grad):
-  x, kernel = residuals
+  x, kernel, windows = residuals
   if winograd.suits(x, kernel, strides):
     x_grad = winograd.image_gradient(grad, kernel, padding)
     return x_grad, winograd.kernel_gradient(x, grad, padding)
@@ -207,7 +215,7 @@ def _backward(strides, padding, residuals, grad):
   else:
     _, pull = jax.vjp(lambda x: _convolve_by_xla(x, kernel, strides, padding), x)
     x_grad = _apart(*pull(grad))
-  return x_grad, _kernel_gradient(x, grad, kernel, form)
+  return x_grad, _kernel_gradient(x, windows, grad, kernel, form)
 
 
 _convolve.defvjp(_forward, _backward)
@@ -218,7 +226,6 @@ def _image_gradient(x, grad, kernel, form):
   kernel = form.kernel(kernel)
   height, width, _, features = kernel.shape
   sides = jax.eval_shape(form.images, x).shape[1:3]
-  rows = math.prod(jax.eval_shape(form.results, grad).shape[1:3])
 
   def add_up(grad):
     grad = form.results(grad)
@@ -241,17 +248,17 @@ def _image_gradient(x, grad, kernel, form):
       lax.pad(part, zero, [(0, 0, 0), *place(i), (0, 0, 0)]) for i, part in parts
     )
 
-  whole = tiles.over_images(add_up, grad, _ROWS // rows)
+  whole = unfused(add_up)(grad)
   images = jax.ShapeDtypeStruct(x.shape, whole.dtype)
   return jax.linear_transpose(form.images, images)(whole)[0].astype(x.dtype)
 
 
-def _kernel_gradient(x, grad, kernel, form):
+def _kernel_gradient(x, windows, grad, kernel, form):
   """Sums the outer products of the images' pixels and the gradient's.
 
-  In tiles, strips of an image or several images, whose slices stay in the cache. Where
-  pixels have few channels, windows are laid side by side: a product of few columns is
-  slow.
+  Of all windows, if there are, or in tiles, strips of an image or several images, whose
+  slices stay in the cache. Where pixels have few channels, windows are laid side by
+  side: a product of few columns is slow.
   """
   x = form.images(x)
   sums = jax.ShapeDtypeStruct(kernel.shape, products.wide(grad.dtype))
@@ -271,8 +278,12 @@ def _kernel_gradient(x, grad, kernel, form):
       parts = slices(x, (height, 1), (form.strides[0], 1), grad.shape[1:3])
     return jnp.stack([products.outer(part, grad) for part in parts]).reshape(shape)
 
-  tile = _tile(jax.eval_shape(form.results, grad).shape[:3])
-  total = tiles.sum_over_tiles(outer, x, grad, tile, (height, form.strides[0]))
+  if windows is not None:
+    by_windows = unfused(lambda x, grad: products.outer(x, form.results(grad)))
+    total = by_windows(windows, grad).reshape(shape)
+  else:
+    tile = _tile(jax.eval_shape(form.results, grad).shape[:3])
+    total = tiles.sum_over_tiles(outer, x, grad, tile, (height, form.strides[0]))
   return jax.linear_transpose(form.kernel, sums)(total)[0].astype(kernel.dtype)
 
 
