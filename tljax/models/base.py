@@ -1,6 +1,7 @@
 """What every architecture shares: the input spec, the options, classifier, heads."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.models.products import Dense
+from tljax.models.unfused import once
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -76,9 +78,19 @@ class Options:
   drop_path: float = 0.0
   frozen_norm: bool = False
 
-  def block(self, module: type[nn.Module]) -> type[nn.Module]:
-    """Returns the class of a block, called as `(x, train)`, with remat or not."""
-    return nn.remat(module, static_argnums=(2,)) if self.remat else module
+  def block(self, module: type[nn.Module]) -> Callable:
+    """Returns what makes a block, called as `(x, train)`, with remat or not.
+
+    Without training what it gives is computed once: XLA would, on a CPU, add up all
+    residuals below it for each block that reads it.
+    """
+    module = nn.remat(module, static_argnums=(2,)) if self.remat else module
+
+    def make(*arguments, **options):
+      block = module(*arguments, **options)
+      return lambda x, train: block(x, train) if train else once(block(x, train))
+
+    return make
 
   def drop_path_rates(self, blocks: int) -> list[float]:
     """Rates of stochastic depth of the blocks, bottom to top."""

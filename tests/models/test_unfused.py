@@ -1,0 +1,52 @@
+"""That what is not to be fused is not, and computes the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax.models import create
+from tljax.models.unfused import once, unfused
+
+
+@pytest.mark.parametrize(('devices', 'calls'), [(1, 2), (8, 0)])
+def test_a_call_stays_one(devices, calls, monkeypatch):
+  """On one device; several would not partition it."""
+  monkeypatch.setattr(jax, 'device_count', lambda: devices)
+  scaled = unfused(lambda x: 3 * x)
+  compiled = jax.jit(lambda x: once(scaled(x + 1)) - 1).lower(jnp.ones(5)).compile()
+  assert compiled.as_text().count(' call(') == calls
+  np.testing.assert_array_equal(compiled(jnp.ones(5)), 5.0)
+
+
+def test_gradients_and_batches_pass_through(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  cube = unfused(lambda x: once(x) ** 3)
+  x = jnp.arange(1.0, 4.0)
+  np.testing.assert_allclose(jax.vmap(jax.grad(cube))(x), 3 * x**2)
+  np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(cube)))(x), 6 * x)
+  np.testing.assert_allclose(jax.jit(jax.jacfwd(cube))(x), jnp.diag(3 * x**2))
+
+
+def test_blocks_without_training_are_computed_once(monkeypatch):
+  """Each of a ResNet's eight reads the one below, which is in memory then."""
+  model = create('resnet18', num_classes=3)
+  images = jnp.full((1, 32, 32, 3), 0.3)
+  variables = model.init(jax.random.key(0), images)
+
+  def calls(train):
+    def apply(variables):
+      outputs, _ = model.apply(variables, images, train=train, mutable=['batch_stats'])
+      return outputs['logits']
+
+    lowered = jax.jit(apply).lower(variables)
+    lines = [line for line in lowered.as_text().splitlines() if 'inlineable' in line]
+    return sum('call @' in line for line in lines), lowered.compile()(variables)
+
+  fused, wanted = calls(train=False)
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  made, given = calls(train=False)
+  # One is the stem's, of its windows.
+  assert (fused, made) == (0, 9)
+  assert calls(train=True)[0] == 1
+  np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-5)
