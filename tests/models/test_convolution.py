@@ -32,6 +32,11 @@ CASES = [
   ((4, 14, 13, 3), (5, 5, 3, 64), (2, 2), ((2, 2), (2, 2))),
   ((3, 12, 21, 2), (3, 6, 2, 5), (2, 3), ((1, 0), (2, 3))),
   ((3, 8, 16, 4), (2, 5, 4, 200), (1, 2), 'SAME'),
+  ((3, 9, 11, 3), (5, 5, 3, 64), (1, 1), 'VALID'),  # 7 in a row, by themselves
+  ((2, 7, 26, 3), (2, 5, 3, 4), (3, 7), ((1, 0), (2, 1))),
+  ((4, 12, 12, 3), (5, 5, 3, 4), (1, 1), ((-1, -1), (-1, 0))),
+  # A stem.
+  ((2, 9, 8, 3), (3, 3, 3, 5), (2, 2), ((1, 1), (0, 1))),
 ]
 # Likewise, each channel by itself.
 DEPTHWISE = [
@@ -53,6 +58,8 @@ DEPTHWISE = [
     {'_ROWS': 20, '_COLUMNS': 0, '_WIDE': 0},
     {'devices': 8},
     {'_WINDOWS': convolution._WINDOWS},
+    {'_WINDOWS': convolution._WINDOWS, '_AT_ONCE': 1 << 15},
+    {'_ALL_WINDOWS': convolution._ALL_WINDOWS, 'devices': 8},
     {'winograd': True},
   ],
   ids=[
@@ -62,6 +69,8 @@ DEPTHWISE = [
     'pixels',
     'devices',
     'windows',
+    'some windows',
+    'windows on devices',
     'winograd',
   ],
 )
@@ -151,15 +160,20 @@ def test_few_channels_as_blocks_on_a_gpu(monkeypatch, size, kernel, stride, padd
     np.testing.assert_allclose(given, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_of_gradients_are_xlas(devices):
+KERNELS = pytest.mark.parametrize('size', [3, 5])
+
+
+@KERNELS
+def test_gradients_of_gradients_are_xlas(devices, size):
   rng = np.random.default_rng(0)
 
   def penalty(function, x, kernel):
     inner = jax.grad(lambda x: jnp.sum(jnp.tanh(function(x, kernel, (2, 2), 'SAME'))))
     return jnp.sum(inner(x) ** 2)
 
+  shapes = (4, 6, 6, 2), (size, size, 2, 3)
   with jax.enable_x64(True):
-    x, kernel = (jnp.asarray(rng.normal(size=s)) for s in ((4, 6, 6, 2), (3, 3, 2, 3)))
+    x, kernel = (jnp.asarray(rng.normal(size=s)) for s in shapes)
     wanted, given = (
       jax.grad(functools.partial(penalty, function), (0, 1))(x, kernel)
       for function in (XLA, convolve)
@@ -168,26 +182,60 @@ def test_gradients_of_gradients_are_xlas(devices):
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-def test_many_networks_at_once(devices):
+def test_second_derivatives_go_by_the_rule(monkeypatch):
+  """But through the image's gradient, XLA's here: one of its kernel gradients, slow."""
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  x, kernel = jnp.ones((2, 64, 64, 8)), jnp.ones((3, 3, 8, 8))
+
+  def penalty(kernel):
+    inner = jax.grad(lambda x: jnp.sum(jnp.tanh(convolve(x, kernel, (1, 1), 'SAME'))))
+    return jnp.sum(inner(x) ** 2)
+
+  lines = str(jax.make_jaxpr(jax.grad(penalty))(kernel)).splitlines()
+  kernels = [line for line in lines if 'f32[3,3,8,8]' in line.split('=')[0]]
+  assert sum('conv_general_dilated' in line for line in kernels) == 1
+
+
+def test_windows_of_many_images_are_not_laid_at_once(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  shape = 4096, 28, 28, 3
+  kernel = jax.ShapeDtypeStruct((5, 5, 3, 20), jnp.float32)
+
+  def loss(x, kernel):
+    return jnp.sum(convolve(x, kernel, (1, 1), 'VALID'))
+
+  compiled = (
+    jax.jit(jax.grad(loss, 1))
+    .lower(jax.ShapeDtypeStruct(shape, jnp.float32), kernel)
+    .compile()
+  )
+  results = 4096 * 24 * 24 * 20 * 4
+  assert compiled.memory_analysis().temp_size_in_bytes < 1.5 * results
+
+
+@KERNELS
+def test_many_networks_at_once(devices, size):
   """As a sweep maps them: kernels and images of each."""
   rng = np.random.default_rng(0)
   x, kernels = (
     jnp.asarray(rng.normal(size=s), jnp.float32)
-    for s in ((2, 4, 6, 6, 3), (2, 3, 3, 3, 5))
+    for s in ((2, 4, 6, 6, 3), (2, size, size, 3, 5))
   )
   grad = jax.grad(lambda k, x: jnp.sum(convolve(x, k, (1, 1), 'SAME') ** 2))
   wanted = jnp.stack([grad(k, i) for k, i in zip(kernels, x, strict=True)])
   np.testing.assert_allclose(jax.vmap(grad)(kernels, x), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_half_precision_sums_in_single(devices):
+@KERNELS
+def test_half_precision_sums_in_single(devices, size):
   x, kernel = (
     jnp.ones((8, 32, 32, 1), jnp.bfloat16),
-    jnp.zeros((3, 3, 1, 1), jnp.bfloat16),
+    jnp.zeros((size, size, 1, 1), jnp.bfloat16),
   )
   grad = jax.grad(lambda k: jnp.sum(convolve(x, k, (1, 1), 'VALID')))(kernel)
   assert grad.dtype == jnp.bfloat16
-  np.testing.assert_array_equal(grad.astype(np.float32), 8 * 30 * 30)
+  count = jnp.asarray(8 * (33 - size) ** 2, jnp.bfloat16)
+  np.testing.assert_array_equal(grad, jnp.full_like(grad, count))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,20 @@ def test_gradients_and_batches_pass_through(monkeypatch):
   np.testing.assert_allclose(jax.jit(jax.jacfwd(cube))(x), jnp.diag(3 * x**2))
 
 
+def test_gradients_do_not_pass_by_a_call(monkeypatch):
+  """What it gives back as it is would be read from where it came."""
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  loss = jax.value_and_grad(lambda x: jnp.sum(jnp.cos(once(jnp.sin(x)))))
+  assert jax.jit(loss).lower(jnp.ones(5)).as_text().count('call @') == 2
+
+
+def test_calls_within_are_inlined(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  positive = unfused(lambda x: jnp.where(x > 0, x, 0))
+  compiled = jax.jit(lambda x: positive(x + 1)).lower(jnp.ones(5)).compile()
+  assert compiled.as_text().count(' call(') == 1
+
+
 def test_blocks_without_training_are_computed_once(monkeypatch):
   """Each of a ResNet's eight reads the one below, which is in memory then."""
   model = create('resnet18', num_classes=3)

@@ -3,9 +3,9 @@
 XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed. As
 matrix products for the kernel's positions, of strips of an image so that the slices
 stay in the processor's cache, it has most of it; and a 1x1 convolution is a matrix
-product. So is a wide one of few channels if its windows, laid side by side, are few,
-such as a LeNet's, some images at a time: forth, where XLA needs ten times as long for
-three channels, and back.
+product. So is a wide one of few channels whose windows, laid side by side, are small,
+such as a LeNet's: forth, where XLA needs ten times as long for three channels, and
+back.
 A 3x3 convolution of many channels, which most of a VGG's or a ResNet's time goes to, is
 Winograd's, and a depthwise one a sum of shifted products, a tenth of XLA's time. Few
 channels convolved with strides are blocks of pixels, of more channels, on a GPU; on a
@@ -30,12 +30,13 @@ from tljax.models.unfused import unfused
 from tljax.models.windows import extent_of, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
-# Rows of a product that fill the cache, and columns below which a product is slow, or
-# can be quicker.
+# Rows of a product that fill the cache; channels below which it is of windows, as one
+# of few columns is slow, and above which each position of a kernel has its own.
 _ROWS, _COLUMNS, _WIDE = 2048, 64, 128
-_FEW = 32  # channels
-# Bytes of an image's windows, or of all, up to which to lay them side by side pays.
-_WINDOWS, _ALL_WINDOWS = 1 << 18, 1 << 24
+_FEW = 32  # channels below which XLA's gradient of an image is quicker
+# Bytes of an image's windows, or of all, up to which they pay, and of those that are
+# laid, and kept, at once.
+_WINDOWS, _ALL_WINDOWS, _AT_ONCE = 1 << 18, 1 << 24, 1 << 26
 _by_xla = contextvars.ContextVar(
   'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
 )
@@ -148,31 +149,41 @@ def _blocks(x, size):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x, kernel, strides, padding):
-  return _with_windows(x, kernel, strides, padding)[0]
-
-
-def _with_windows(x, kernel, strides, padding):
-  """What a convolution gives, and the windows if it is by them."""
+  if _is_by_windows(x, kernel, strides, padding):
+    return _by_windows(x, kernel, strides, padding)[0]
   if winograd.suits(x, kernel, strides):
-    return _apart(winograd.convolve(x, kernel, padding)), None
-  extent = extent_of(x.shape, kernel.shape, strides, padding)
-  folds = folding.suits(kernel)
-  if folds and _few_windows(x, kernel, extent):
-    form = folding.form(kernel, extent, strides, padding)
-    kernel = form.kernel(kernel)
-
-    def beside(x):
-      x = form.images(x)
-      fewer = extent_of(x.shape, kernel.shape, form.strides, ((0, 0), (0, 0)))
-      return jnp.concatenate(slices(x, kernel.shape, form.strides, fewer), -1)
-
-    windows = unfused(beside)(x)
-    y = products.product(windows, kernel.reshape(-1, kernel.shape[3]))
-    return y.reshape(len(x), *extent, -1), windows
-  if _is_stem(kernel.shape, strides) and not folds:
+    return _apart(winograd.convolve(x, kernel, padding))
+  if _is_stem(kernel.shape, strides) and not folding.suits(kernel):
     x, kernel = _space_to_depth(x, kernel, strides, padding)
     strides, padding = (1, 1), 'VALID'
-  return _convolve_by_xla(x, kernel, strides, padding), None
+  return _convolve_by_xla(x, kernel, strides, padding)
+
+
+def _is_by_windows(x, kernel, strides, padding):
+  extent = extent_of(x.shape, kernel.shape, strides, padding)
+  return folding.suits(kernel) and _small_windows(x, kernel, extent)
+
+
+def _by_windows(x, kernel, strides, padding):
+  """What a convolution gives, and its windows if they are few enough to be kept."""
+  extent, features = extent_of(x.shape, kernel.shape, strides, padding), kernel.shape[3]
+  form = folding.form(kernel, extent, strides, padding)
+  kernel = form.kernel(kernel)
+
+  def beside(x):
+    x = form.images(x)
+    fewer = extent_of(x.shape, kernel.shape, form.strides, ((0, 0), (0, 0)))
+    return jnp.concatenate(slices(x, kernel.shape, form.strides, fewer), -1)
+
+  def multiply(windows):
+    y = products.product(windows, kernel.reshape(-1, kernel.shape[3]))
+    return y.reshape(len(y), *extent, features)
+
+  some = _images_at_once(jax.eval_shape(beside, x))
+  if some < len(x):
+    return tiles.over_images(lambda x: multiply(beside(x)), x, some), None
+  windows = unfused(beside)(x)
+  return multiply(windows), windows
 
 
 def _convolve_by_xla(x, kernel, strides, padding, **options):
@@ -189,16 +200,24 @@ def _apart(x):
   return lax.optimization_barrier(x) if on_cpu() else x
 
 
-def _few_windows(x, kernel, extent):
-  """Whether windows pay: an image's, or all where they are laid at once."""
+def _small_windows(x, kernel, extent):
+  """Whether windows pay: by the bytes of an image's, or of all."""
   size = math.prod(extent) * math.prod(kernel.shape[:3]) * x.dtype.itemsize
-  at_a_time = jax.device_count() == 1 and size <= _WINDOWS
-  return at_a_time or len(x) * size <= _ALL_WINDOWS
+  alone = jax.device_count() == 1 and size <= _WINDOWS
+  return alone or len(x) * size <= _ALL_WINDOWS
+
+
+def _images_at_once(windows):
+  """Of how many images windows are laid at once, for memory's sake."""
+  return max(1, _AT_ONCE // (math.prod(windows.shape[1:]) * windows.dtype.itemsize))
 
 
 def _forward(x, kernel, strides, padding):
-  y, windows = _with_windows(x, kernel, strides, padding)
-  return y, (x, kernel, windows)
+  if _is_by_windows(x, kernel, strides, padding):
+    y, windows = _by_windows(x, kernel, strides, padding)
+    return y, (x, kernel, windows)
+  # Not what it calls, whose second derivatives would be XLA's.
+  return _convolve(x, kernel, strides, padding), (x, kernel, None)
 
 
 def _backward(strides, padding, residuals, grad):
@@ -210,7 +229,7 @@ def _backward(strides, padding, residuals, grad):
   form = folding.form(kernel, extent, strides, padding)
   # Of few channels, and by neighbouring windows, XLA is quicker.
   pays = folding.suits(kernel) or kernel.shape[2] >= _FEW or max(strides) > 1
-  if pays and _few_windows(x, kernel, extent):
+  if pays and _small_windows(x, kernel, extent):
     x_grad = _image_gradient(x, grad, kernel, form)
   else:
     _, pull = jax.vjp(lambda x: _convolve_by_xla(x, kernel, strides, padding), x)
@@ -227,28 +246,30 @@ def _image_gradient(x, grad, kernel, form):
   height, width, _, features = kernel.shape
   sides = jax.eval_shape(form.images, x).shape[1:3]
 
-  def add_up(grad):
-    grad = form.results(grad)
-    windows = lax.dot_general(
-      grad,
+  def windows(grad):
+    return lax.dot_general(
+      form.results(grad),
       kernel.reshape(-1, features),
       (((3,), (1,)), ((), ())),
       preferred_element_type=products.wide(grad.dtype),
     )
 
-    def place(number):
-      """Low, high and interior padding of the part, on either axis."""
-      for axis, start in enumerate(divmod(number, width)):
-        last = start + (grad.shape[1 + axis] - 1) * form.strides[axis]
-        yield start, sides[axis] - last - 1, form.strides[axis] - 1
+  def place(number, part):
+    """Low, high and interior padding of the part, on either axis."""
+    for axis, start in enumerate(divmod(number, width)):
+      last = start + (part.shape[1 + axis] - 1) * form.strides[axis]
+      yield start, sides[axis] - last - 1, form.strides[axis] - 1
 
-    parts = enumerate(jnp.split(windows, height * width, -1))
-    zero = jnp.zeros((), windows.dtype)
+  def add_up(grad):
+    parts = jnp.split(windows(grad), height * width, -1)
+    zero = jnp.zeros((), parts[0].dtype)
     return sum(
-      lax.pad(part, zero, [(0, 0, 0), *place(i), (0, 0, 0)]) for i, part in parts
+      lax.pad(part, zero, [(0, 0, 0), *place(i, part), (0, 0, 0)])
+      for i, part in enumerate(parts)
     )
 
-  whole = unfused(add_up)(grad)
+  some = _images_at_once(jax.eval_shape(windows, grad))
+  whole = tiles.over_images(unfused(add_up), grad, some)
   images = jax.ShapeDtypeStruct(x.shape, whole.dtype)
   return jax.linear_transpose(form.images, images)(whole)[0].astype(x.dtype)
 
@@ -256,13 +277,15 @@ def _image_gradient(x, grad, kernel, form):
 def _kernel_gradient(x, windows, grad, kernel, form):
   """Sums the outer products of the images' pixels and the gradient's.
 
-  Of all windows, if there are, or in tiles, strips of an image or several images, whose
-  slices stay in the cache. Where pixels have few channels, windows are laid side by
-  side: a product of few columns is slow.
+  Of all windows, where they were kept, or in tiles, strips of an image or several
+  images, whose slices stay in the cache. Where there are few channels, windows are laid
+  side by side: a product of few columns is slow.
   """
-  x = form.images(x)
   sums = jax.ShapeDtypeStruct(kernel.shape, products.wide(grad.dtype))
   height, width, channels, _ = shape = jax.eval_shape(form.kernel, sums).shape
+
+  def by_windows(windows, grad):
+    return products.outer(windows, form.results(grad)).reshape(shape)
 
   def outer(x, grad):
     # Not before: with what gives it XLA would compute it in this order, slowly.
@@ -278,12 +301,12 @@ def _kernel_gradient(x, windows, grad, kernel, form):
       parts = slices(x, (height, 1), (form.strides[0], 1), grad.shape[1:3])
     return jnp.stack([products.outer(part, grad) for part in parts]).reshape(shape)
 
-  if windows is not None:
-    by_windows = unfused(lambda x, grad: products.outer(x, form.results(grad)))
-    total = by_windows(windows, grad).reshape(shape)
-  else:
+  if windows is None:
     tile = _tile(jax.eval_shape(form.results, grad).shape[:3])
-    total = tiles.sum_over_tiles(outer, x, grad, tile, (height, form.strides[0]))
+    window = height, form.strides[0]
+    total = tiles.sum_over_tiles(outer, form.images(x), grad, tile, window)
+  else:
+    total = unfused(by_windows)(windows, grad)
   return jax.linear_transpose(form.kernel, sums)(total)[0].astype(kernel.dtype)
 
 

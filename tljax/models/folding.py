@@ -3,7 +3,8 @@
 Columns beside each other are channels of one, so that fewer and longer slices make up
 the windows; and results in a row are features of one, as a product of few columns is
 slow. The kernel is repeated for each of them, shifted, with zeros between: LeNet's
-first has 80 features for 20, of two blocks of four columns each.
+first has 80 features for 20, of two blocks of four columns each. So a pixel that is no
+number makes its neighbours' results none.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,22 +65,22 @@ def form(
     block, stride = stride, 1
   blocks = -(-width // block)
 
+  columns = ((extent[1] // beside - 1) * stride + blocks) * block
+
   def images(x):
-    if block == 1:
-      return jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    (low, _), columns = padding[1], (extent[1] // beside + blocks - 1) * block
+    (low, _), count = padding[1], columns // block
     fill = (0, 0, 0), (*padding[0], 0), (low, columns - x.shape[2] - low, 0), (0, 0, 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), fill)
-    return x.reshape(*x.shape[:2], -1, block * channels)
+    return x.reshape(*x.shape[:2], count, block * channels)
 
   def repeat(kernel):
     more = blocks * block - kernel.shape[1]
     shifts = [(i, more - i) for i in range(0, beside * strides[1], strides[1])]
     copies = [jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts]
     kernel = jnp.concatenate(copies, -1)
-    return kernel.reshape(len(kernel), blocks, block * channels, -1)
+    return kernel.reshape(len(kernel), blocks, block * channels, beside * features)
 
   def results(y):
-    return y.reshape(*y.shape[:2], -1, beside * features)
+    return y.reshape(*y.shape[:2], extent[1] // beside, beside * features)
 
   return Form(images, repeat, results, (strides[0], stride))

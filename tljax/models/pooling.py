@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from tljax.models.unfused import unfused
 from tljax.models.windows import between, extent_of, reaching, slices
 
 
@@ -55,14 +56,18 @@ def _backward(size, stride, residuals, grad):
   strides, taps = (stride, stride), [-(-size // stride)] * 2
   # Pixels by their places between two windows' starts.
   row = jnp.arange(stride, dtype=winner.dtype).reshape(1, 1, stride, 1, 1, 1)
-  total = jnp.zeros((), grad.dtype)
-  grads = reaching(grad, taps, strides, shape)
-  winners = reaching(winner, taps, strides, shape, fill=-1)
-  for (back, mine), (_, won) in zip(grads, winners, strict=True):
-    column = row.swapaxes(2, 4) + stride * back[1]
-    number = jnp.where(column < size, (row + stride * back[0]) * size + column, -2)
-    total += jnp.where(won == number, mine, 0)
-  return (between(total, shape),)
+
+  def add_up(winner, grad):
+    total = jnp.zeros((), grad.dtype)
+    grads = reaching(grad, taps, strides, shape)
+    winners = reaching(winner, taps, strides, shape, fill=-1)
+    for (back, mine), (_, won) in zip(grads, winners, strict=True):
+      column = row.swapaxes(2, 4) + stride * back[1]
+      number = jnp.where(column < size, (row + stride * back[0]) * size + column, -2)
+      total += jnp.where(won == number, mine, 0)
+    return between(total, shape)
+
+  return (unfused(add_up)(winner, grad),)
 
 
 _max_pool.defvjp(_forward, _backward)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
@@ -18,13 +19,19 @@ def unfused(function: Callable) -> Callable:
   if jax.device_count() > 1 or jax.default_backend() != 'cpu':
     return function
 
+  @jax.jit
+  def inlined(*arguments):
+    with set_xla_metadata(inlineable=None):  # calls within, such as jnp.where's
+      return function(*arguments)
+
   def call(*arguments):
     with set_xla_metadata(inlineable='false'):
-      return jax.jit(function)(*arguments)
+      return inlined(*arguments)
 
   return call
 
 
 def once(x: jax.Array) -> jax.Array:
-  """The array, computed once however often it is read."""
-  return unfused(lambda x: x)(x)
+  """The array, computed once however often a program reads it."""
+  # An equation, as what a call merely gives back is taken past it by autodiff.
+  return unfused(lax.optimization_barrier)(x) if isinstance(x, jax.core.Tracer) else x
