@@ -79,7 +79,7 @@ def test_memory_by_hand(cnn):
 
   statistics, batch = 4 * 2 * (16 + 32 + 64), 4 * (16 * 16 * 16 * 3 + 16)
   everything, head = 4 * sum(SIZES.values()), 4 * SIZES['head']
-  with convolution.by_xla():  # ours lay windows side by side for a moment
+  with convolution.by_xla():  # ours lay windows side by side
     full, frozen = sizes(), sizes('backbone/.*')
   few = 100  # step, key and counts
   wanted = 3 * everything + statistics + batch
