@@ -202,15 +202,12 @@ def test_windows_of_many_images_are_not_laid_at_once(monkeypatch):
   kernel = jax.ShapeDtypeStruct((5, 5, 3, 20), jnp.float32)
 
   def loss(x, kernel):
-    return jnp.sum(convolve(x, kernel, (1, 1), 'VALID'))
+    return jnp.sum(jnp.tanh(convolve(x, kernel, (1, 1), 'VALID')))
 
-  compiled = (
-    jax.jit(jax.grad(loss, 1))
-    .lower(jax.ShapeDtypeStruct(shape, jnp.float32), kernel)
-    .compile()
-  )
+  x = jax.ShapeDtypeStruct(shape, jnp.float32)
+  compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).compile()
   results = 4096 * 24 * 24 * 20 * 4
-  assert compiled.memory_analysis().temp_size_in_bytes < 1.5 * results
+  assert compiled.memory_analysis().temp_size_in_bytes < 2.5 * results
 
 
 @KERNELS

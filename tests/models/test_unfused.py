@@ -1,5 +1,6 @@
 """That what is not to be fused is not, and computes the same."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,10 @@ def test_a_call_stays_one(devices, calls, monkeypatch):
   """On one device; several would not partition it."""
   monkeypatch.setattr(jax, 'device_count', lambda: devices)
   scaled = unfused(lambda x: 3 * x)
-  compiled = jax.jit(lambda x: once(scaled(x + 1)) - 1).lower(jnp.ones(5)).compile()
+  lowered = jax.jit(lambda x: once(scaled(x + 1)) - 1).lower(jnp.ones(5))
+  compiled = lowered.compile()
   assert compiled.as_text().count(' call(') == calls
+  assert ('optimization_barrier' in lowered.as_text()) is bool(calls)
   np.testing.assert_array_equal(compiled(jnp.ones(5)), 5.0)
 
 
@@ -35,11 +38,39 @@ def test_gradients_do_not_pass_by_a_call(monkeypatch):
   assert jax.jit(loss).lower(jnp.ones(5)).as_text().count('call @') == 2
 
 
-def test_calls_within_are_inlined(monkeypatch):
+@pytest.mark.parametrize(
+  'transform', [lambda f: f, jax.vmap, lambda f: lambda x: jax.jvp(f, (x,), (x,))]
+)
+def test_calls_within_are_inlined(transform, monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: 1)
-  positive = unfused(lambda x: jnp.where(x > 0, x, 0))
+  positive = transform(unfused(lambda x: jnp.where(x > 0, x, 0)))
   compiled = jax.jit(lambda x: positive(x + 1)).lower(jnp.ones(5)).compile()
   assert compiled.as_text().count(' call(') == 1
+
+
+def test_nothing_is_called_but_in_a_program(monkeypatch):
+  """Each call would be compiled anew, for nothing: what is not traced is not fused."""
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  seen = []
+  unfused(lambda x: seen.append(x) or x)(x := jnp.ones(3))
+  assert seen[0] is x and once(x) is not None
+
+
+def test_blocks_are_computed_once_with_remat_too(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  images, results = jnp.full((1, 32, 32, 3), 0.3), []
+  for remat in (False, True):
+    model = create('cifar_resnet20', num_classes=3, remat=remat)
+    variables = model.init(jax.random.key(0), images)
+
+    def loss(params, model=model, variables=variables):
+      outputs = model.apply({**variables, 'params': params}, images, train=False)
+      return jnp.sum(outputs['logits'] ** 2)
+
+    lowered = jax.jit(jax.grad(loss)).lower(variables['params'])
+    assert 'inlineable = "false"' in lowered.as_text()
+    results.append(lowered.compile()(variables['params']))
+  chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_without_training_are_computed_once(monkeypatch):
@@ -54,7 +85,7 @@ def test_blocks_without_training_are_computed_once(monkeypatch):
       return outputs['logits']
 
     lowered = jax.jit(apply).lower(variables)
-    lines = [line for line in lowered.as_text().splitlines() if 'inlineable' in line]
+    lines = [line for line in lowered.as_text().splitlines() if '"false"' in line]
     return sum('call @' in line for line in lines), lowered.compile()(variables)
 
   fused, wanted = calls(train=False)

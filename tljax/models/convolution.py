@@ -4,7 +4,7 @@ XLA computes the gradient of a convolution's kernel at a tenth of a CPU's speed.
 matrix products for the kernel's positions, of strips of an image so that the slices
 stay in the processor's cache, it has most of it; and a 1x1 convolution is a matrix
 product. So is a wide one of few channels whose windows, laid side by side, are small,
-such as a LeNet's: forth, where XLA needs ten times as long for three channels, and
+such as a LeNet's: forth, where XLA needs twelve times as long for three channels, and
 back.
 A 3x3 convolution of many channels, which most of a VGG's or a ResNet's time goes to, is
 Winograd's, and a depthwise one a sum of shifted products, a tenth of XLA's time. Few
@@ -35,7 +35,7 @@ _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 _ROWS, _COLUMNS, _WIDE = 2048, 64, 128
 _FEW = 32  # channels below which XLA's gradient of an image is quicker
 # Bytes of an image's windows, or of all, up to which they pay, and of those that are
-# laid, and kept, at once.
+# laid, and kept, at once, by each network that `vmap` maps.
 _WINDOWS, _ALL_WINDOWS, _AT_ONCE = 1 << 18, 1 << 24, 1 << 26
 _by_xla = contextvars.ContextVar(
   'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
@@ -215,7 +215,8 @@ def _images_at_once(windows):
 def _forward(x, kernel, strides, padding):
   if _is_by_windows(x, kernel, strides, padding):
     y, windows = _by_windows(x, kernel, strides, padding)
-    return y, (x, kernel, windows)
+    if windows is not None:
+      return y, (x, kernel, windows)
   # Not what it calls, whose second derivatives would be XLA's.
   return _convolve(x, kernel, strides, padding), (x, kernel, None)
 

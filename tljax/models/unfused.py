@@ -12,19 +12,21 @@ def unfused(function: Callable) -> Callable:
 
   XLA's CPU backend computes what is cheap anew wherever it is read, such as for each of
   fifteen slices of it, and in the order in which it is read, which may be one that
-  cannot be vectorised. An optimization barrier is gone before XLA fuses.
-  With several devices, and elsewhere, it is the function itself: a call is not
-  partitioned.
+  cannot be vectorised. An optimization barrier stops YNNPACK alone: it is gone before
+  XLA fuses loops.
+  With several devices, elsewhere, and where nothing is traced, it is the function
+  itself: a call is not partitioned.
   """
-  if jax.device_count() > 1 or jax.default_backend() != 'cpu':
-    return function
 
   @jax.jit
   def inlined(*arguments):
-    with set_xla_metadata(inlineable=None):  # calls within, such as jnp.where's
+    # Calls within, such as jnp.where's, are to be inlined, batched and derived too.
+    with set_xla_metadata(inlineable='true'):
       return function(*arguments)
 
   def call(*arguments):
+    if not (_leaves_calls() and _is_traced(arguments)):
+      return function(*arguments)
     with set_xla_metadata(inlineable='false'):
       return inlined(*arguments)
 
@@ -34,4 +36,12 @@ def unfused(function: Callable) -> Callable:
 def once(x: jax.Array) -> jax.Array:
   """The array, computed once however often a program reads it."""
   # An equation, as what a call merely gives back is taken past it by autodiff.
-  return unfused(lax.optimization_barrier)(x) if isinstance(x, jax.core.Tracer) else x
+  return unfused(lax.optimization_barrier)(x) if _leaves_calls() else x
+
+
+def _leaves_calls():
+  return jax.device_count() == 1 and jax.default_backend() == 'cpu'
+
+
+def _is_traced(arguments):
+  return any(isinstance(x, jax.core.Tracer) for x in arguments)
