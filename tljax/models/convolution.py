@@ -74,8 +74,8 @@ def convolve(
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
   if not on_cpu():
     if _on_gpu() and groups == 1 and _is_stem(kernel.shape, strides):
-      x, kernel = _space_to_depth(x, kernel, strides, padding, multiple=8)
-      strides, padding = (1, 1), 'VALID'
+      blocks = _space_to_depth(x, kernel, strides, padding, multiple=8)
+      return _convolve_by_xla(*blocks, (1, 1), 'VALID', **options)
     return _convolve_by_xla(x, kernel, strides, padding, **options)
   padding = tuple(map(tuple, padding))
   if groups > 1:
@@ -154,8 +154,8 @@ def _convolve(x, kernel, strides, padding):
   if winograd.suits(x, kernel, strides):
     return _apart(winograd.convolve(x, kernel, padding))
   if _is_stem(kernel.shape, strides) and not folding.suits(kernel):
-    x, kernel = _space_to_depth(x, kernel, strides, padding)
-    strides, padding = (1, 1), 'VALID'
+    blocks = _space_to_depth(x, kernel, strides, padding)
+    return _convolve_by_xla(*blocks, (1, 1), 'VALID')
   return _convolve_by_xla(x, kernel, strides, padding)
 
 

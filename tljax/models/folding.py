@@ -65,11 +65,10 @@ def form(
     block, stride = stride, 1
   blocks = -(-width // block)
 
-  columns = ((extent[1] // beside - 1) * stride + blocks) * block
-
   def images(x):
-    (low, _), count = padding[1], columns // block
-    fill = (0, 0, 0), (*padding[0], 0), (low, columns - x.shape[2] - low, 0), (0, 0, 0)
+    low, count = padding[1][0], (extent[1] // beside - 1) * stride + blocks
+    high = count * block - x.shape[2] - low
+    fill = (0, 0, 0), (*padding[0], 0), (low, high, 0), (0, 0, 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), fill)
     return x.reshape(*x.shape[:2], count, block * channels)
 
