@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from tljax.models import tiles
-from tljax.models.products import outer
+from tljax.models.unfused import unfused
 from tljax.models.windows import between
 
 # The names are Lavin and Gray's; a row is a sum.
@@ -24,7 +24,7 @@ _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 # Fewer channels, or pixels in all, than repay the sums.
 _CHANNELS, _PIXELS = 64, 512
-_BYTES = 1 << 26  # of the sums at once
+_BYTES = 1 << 25  # of the sums at once, which a cache is to hold
 Pads = Sequence[tuple[int, int]]
 
 
@@ -83,14 +83,15 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
 
   def of_some(x, grad):
     x, grad = _even(x, padding), _even(grad, ((0, 0), (0, 0)))
-    sums = _sums(_B, _squares(x, 4)), _sums(_A.T, _squares(grad, 2))
-    return jnp.stack([outer(x, g) for x, g in zip(*sums, strict=True)])
+    sums = _sums(_A.T, _by_feature(grad)), _sums(_B, _squares(x, 4))
+    pairs = zip(*sums, strict=True)
+    return jnp.stack([grad @ x.reshape(-1, channels[0]) for grad, x in pairs])
 
   # Whole images, padded then: so high is a window where there is no padding yet.
   rows = grad.shape[1]
   window = x.shape[1] - rows + 1, 1
   total = tiles.sum_over_tiles(of_some, x, grad, (some, rows), window)
-  return _on_kernel(_G.T, total).reshape(3, 3, *channels)
+  return _on_kernel(_G.T, total).reshape(3, 3, *channels[::-1]).swapaxes(2, 3)
 
 
 def _convolve(x, kernel, padding, axis):
@@ -126,6 +127,17 @@ def _squares(x, size):
   return [
     [x[:, i : i + h : 2, j : j + w : 2] for j in range(size)] for i in range(size)
   ]
+
+
+@unfused
+def _by_feature(grad):
+  """The pixels of squares beside each other: (2, 2, features, squares).
+
+  YNNPACK, thrice as fast at such products, takes rows on the left as they are summed.
+  """
+  count, height, width, features = grad.shape
+  squares = grad.reshape(count, height // 2, 2, width // 2, 2, features)
+  return squares.transpose(2, 4, 5, 0, 1, 3).reshape(2, 2, features, -1)
 
 
 def _sums(matrix, squares):
