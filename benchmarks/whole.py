@@ -155,7 +155,11 @@ def importing(settings: Settings) -> Contenders:
 def starting(settings: Settings) -> Contenders:
   """A fresh process up to its first step of fine-tuning ResNet-50."""
   given, size = ('resnet50', 'fine_tune'), (settings.photographs, settings.pixels)
-  ours = f'from benchmarks import steps; steps.first_step(*{given}, *{size})'
+  # A user's process imports no PyTorch, as the harness does where it is installed.
+  ours = (
+    'import sys; sys.modules["torch"] = None; '
+    f'from benchmarks import steps; steps.first_step(*{given}, *{size})'
+  )
   width = models.spec('resnet50').feature_dim
   theirs = (
     'from benchmarks import torch_twins; '

@@ -121,7 +121,11 @@ class Flags(cli.TrainingFlags):
     shape, has_one = {'norm': self.norm}, self._is_pretrained(model)
     if self.preset is not None:
       found = presets.settings(self.preset, name)
-      shape = {'norm': found.norm, 'width': found.width or Bottleneck.width}
+      shape = {
+        'norm': found.norm,
+        'width': found.width or Bottleneck.width,
+        'activation': found.activation,
+      }
       has_one = bool(found.width) and (has_one or found.scratch)
     if isinstance(model, OnFeatures):  # whose bottleneck is all that it has
       return model.clone(**shape)

@@ -111,6 +111,7 @@ def test_tri_training_learns_from_the_source_for_a_thirtieth(points):
     ('paper:backbone=-1', 'a rate is above 0'),
     ('paper:width=0', 'a width is 1 or more'),
     ('paper:norm=group', "a norm of .'layer', 'batch', 'none'.$"),
+    ('paper:activation=gelu', "an activation is of .'relu', 'tanh', 'none'.$"),
   ],
 )
 def test_presets_that_are_none(preset, complaint):
@@ -137,6 +138,7 @@ def test_a_width_of_ones_own_where_the_preset_has_none():
   assert presets.settings('paper', 'jan').width is None
   assert presets.settings('paper:width=64,norm=batch', 'jan').width == 64
   assert presets.settings('paper:norm=batch', 'adabn').norm == 'batch'
+  assert presets.settings('paper:activation=tanh', 'jan').activation == 'tanh'
 
 
 def test_self_ensembling_moves_by_adam():

@@ -197,6 +197,24 @@ def test_which_networks_have_a_bottleneck(tmp_path, preset, name, has_weights, w
   assert on_features.norm == ('none' if preset == 'paper' else 'batch')
 
 
+def test_the_activation_of_a_preset(tmp_path):
+  """By each paper: after a batch norm none by SHOT, without a norm ReLU by BSP."""
+  flags = settings.Flags(
+    out=tmp_path, model='cnn', weights='cnn.safetensors', preset='paper'
+  )
+  model = flags.build_model(2)
+  for name, shape in {
+    'shot': ('batch', 'none'),
+    'bsp': ('none', 'relu'),
+    'cdan': ('none', None),
+  }.items():
+    for one in (
+      flags.bottlenecked(model, name).bottleneck,
+      flags.bottlenecked(OnFeatures(Linear(2)), name),
+    ):
+      assert (one.norm, one.activation) == shape
+
+
 def test_an_open_setting(model, source, target, tmp_path):
   """The baseline may answer 'unknown', which is scored."""
   flags = settings.Flags(out=tmp_path, setting='open', source_classes=('odd',))

@@ -35,6 +35,25 @@ def test_it_is_a_dense_layer_a_norm_and_relu(norm):
   np.testing.assert_allclose(outputs['logits'], logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  ('norm', 'activation', 'wanted'),
+  [
+    ('none', None, lambda x: x),
+    ('none', 'relu', lambda x: np.maximum(x, 0)),
+    ('none', 'tanh', np.tanh),
+    ('batch', 'none', lambda x: (x - x.mean(0)) / x.std(0)),
+  ],
+)
+def test_an_activation_of_its_own(norm, activation, wanted):
+  model = Bottleneck(8, norm, activation)
+  variables = model.init(jax.random.key(0), ROWS)
+  features, _ = model.apply(variables, ROWS, train=True, mutable=['batch_stats'])
+  dense = jax.tree.map(np.asarray, variables['params']['dense'])
+  hidden = ROWS @ dense['kernel'] + dense.get('bias', 0)
+  assert hidden.min() < 0 < hidden.max()
+  np.testing.assert_allclose(features, wanted(hidden), rtol=1e-3, atol=1e-4)
+
+
 def test_a_network_of_images_has_it_above_its_features():
   """And extraction too, whose 'features' are then its."""
   plain = models.create('cnn', 3)

@@ -14,10 +14,10 @@ from tljax.adaptation.published import PRESETS, Settings
 from tljax.errors import InputError
 from tljax.losses import Loss
 from tljax.method import Method
-from tljax.models.bottleneck import Bottleneck, Norm
+from tljax.models.bottleneck import Activation, Bottleneck, Norm
 
 _OWN = Settings()
-_NORMS = get_args(Norm)
+_NORMS, _ACTIVATIONS = get_args(Norm), get_args(Activation)
 
 
 def has(preset: str, name: str) -> bool:
@@ -31,8 +31,8 @@ def settings(preset: str, name: str) -> Settings:
   A method, or a baseline, that it has not gets DANN's.
 
   Args:
-    preset: of `published.PRESETS`; a rate, weight_decay, backbone, width or norm of
-      one's own goes before, such as 'digits:rate=0.1'.
+    preset: of `published.PRESETS`; a rate, weight_decay, backbone, width, norm or
+      activation of one's own goes before, such as 'digits:rate=0.1'.
     name: of the method.
 
   Raises:
@@ -44,6 +44,7 @@ def settings(preset: str, name: str) -> Settings:
   found = PRESETS[label].get(_first(name), PRESETS[label]['dann'])
   known = {k: getattr(found, k) for k in ('rate', 'weight_decay', 'backbone', 'norm')}
   known['width'] = found.width or Bottleneck.width
+  known['activation'] = found.activation or 'none'
   try:
     own = discovery.parse_options(texts, known)
   except InputError as error:
@@ -53,6 +54,8 @@ def settings(preset: str, name: str) -> Settings:
     raise InputError(f'preset {preset!r}: a rate is above 0, the others 0 or more')
   if own.get('width', 1) < 1 or found.norm not in _NORMS:
     raise InputError(f'preset {preset!r}: a width is 1 or more, a norm of {_NORMS}')
+  if found.activation not in (None, *_ACTIVATIONS):
+    raise InputError(f'preset {preset!r}: an activation is of {_ACTIVATIONS}')
   return found
 
 

@@ -10,14 +10,12 @@
   self-training have none, since no code was found.
 
 Batches are the user's, but for FixMatch's share of the target. What no option here has
-is left out. Of the papers': bottlenecks of batch norm without ReLU (SHOT, MCC), of ReLU
-alone (BSP), of tanh (HoMM, whose last block trains too) and of two layers (WDGRL); the
-heads' hidden layers (MCD, MDD) and weight norm (SHOT); rates of a critic (WDGRL);
-dropout; adaptive SAM (CST); an average of weights (FixMatch); a second update a step
-(MME); Adam's new start and still batch norms (DomainBed). Of the library's: PADA's
-weights of its last 500 steps by a sharper softmax, IWAN's 4.5 times the loss of what
-weighs examples, MCD's bottleneck in either head, and the student's deployment and
-colours of self-ensembling.
+is left out. Of the papers': a bottleneck of two layers (WDGRL), a last block that trains
+(HoMM); the heads' hidden layers (MCD, MDD) and weight norm (SHOT); dropout; adaptive
+SAM (CST); an average of weights (FixMatch); a second update a step (MME); Adam's new
+start and still batch norms (DomainBed). Of the library's: PADA's weights of its last 500
+steps by a sharper softmax, IWAN's 4.5 times the loss of what weighs examples, MCD's
+bottleneck in either head, and the student's deployment and colours of self-ensembling.
 """
 
 import math
@@ -29,7 +27,7 @@ import optax
 
 from tljax import optimizers
 from tljax.adaptation import adversarial
-from tljax.models.bottleneck import Norm
+from tljax.models.bottleneck import Activation, Norm
 
 # (first rate, steps of the run) -> rate by step; (steps, peak) -> strength by step.
 Decay = Callable[[float, int], optax.Schedule]
@@ -100,7 +98,7 @@ class Settings(NamedTuple):
     strength: peak of its ramp, where it is another than the method's own.
     ramp: of a strength that is a schedule.
     first_phase: share of the steps, of methods that have two phases.
-    width, norm: of the bottleneck; None is no bottleneck.
+    width, norm, activation: of the `Bottleneck`; a width of None is none.
     scratch: whether networks from scratch have a bottleneck too.
     target_batches: how many times as many images of the target as of the source.
   """
@@ -117,6 +115,7 @@ class Settings(NamedTuple):
   first_phase: float = 0.5
   width: int | None = 256
   norm: Norm = 'none'
+  activation: Activation | None = None
   scratch: bool = False
   target_batches: int = 1
 
@@ -238,7 +237,7 @@ PAPER = {
   ),
   'afn': Settings(**_STEADY, rate=0.001, weight_decay=5e-4, width=1000, norm='batch'),
   'bnm': Settings(weight_decay=1e-3, decay=inverse(6.0), width=None),
-  'bsp': _STEPWISE._replace(rate=0.003, options={'penalty': 1e-4}),
+  'bsp': _STEPWISE._replace(rate=0.003, options={'penalty': 1e-4}, activation='relu'),
   'cdan': _ANNEALED._replace(weight_decay=1e-3),
   'cmd': Settings(1.0, direction=optax.scale_by_adadelta(rho=0.95), backbone=0.0),
   'co_training': Settings(
@@ -281,6 +280,7 @@ PAPER = {
     backbone=0.0,
     options={'strength': 200.0, 'order': 4},
     width=180,
+    activation='tanh',
   ),
   'irm': _DOMAINBED._replace(ramp=jump),
   'iwan': Settings(
@@ -297,7 +297,7 @@ PAPER = {
     rate=2e-4, weight_decay=5e-4, options={'strength': 1e-4, 'moments': 5}
   ),
   'mada': _ANNEALED._replace(direction=_MOMENTUM),
-  'mcc': _STEPWISE._replace(rate=0.003, norm='batch'),
+  'mcc': _STEPWISE._replace(rate=0.003, norm='batch', activation='none'),
   'mcd': Settings(
     **_STEADY,
     rate=0.001,
@@ -330,7 +330,9 @@ PAPER = {
   'pada': _STEPWISE,
   'rsd': _REGRESSION,
   'sdat': Settings(0.002, 1e-3, inverse(30.0), norm='batch'),
-  'shot': Settings(weight_decay=1e-3, decay=halves(10.0), norm='batch'),
+  'shot': Settings(
+    weight_decay=1e-3, decay=halves(10.0), norm='batch', activation='none'
+  ),
   'source_coral': _DOMAINBED._replace(options={'strength': 4.0}),
   'tent': _SCRATCH._replace(rate=1e-3, norm='batch'),
   'vrex': _DOMAINBED._replace(ramp=jump),
@@ -339,8 +341,9 @@ PAPER = {
     1e-5,
     direction=_ADAM,
     backbone=0.0,
-    options={'strength': 0.1, 'critic_steps': 10},
+    options={'strength': 0.1, 'critic_steps': 10, 'critic_rate': 10.0},
     width=100,
+    activation='relu',
   ),
 }
 PRESETS = {'library': LIBRARY, 'digits': DIGITS, 'paper': PAPER}

@@ -18,6 +18,7 @@ def method(
   *,
   strength: float | optax.Schedule = 1.0,
   critic_steps: int = 5,
+  critic_rate: float = 1.0,
   penalty: float = 10.0,
   critic=Discriminator(width=128),
 ) -> Method:
@@ -33,12 +34,15 @@ def method(
       1 before, as the penalty is steep and plain descent on it diverges.
     strength: lambda, a number or a schedule of the step.
     critic_steps: n.
+    critic_rate: factor of the critic's updates: alpha_1 over alpha_2.
     penalty: gamma.
     critic: (N, D) features to (N,).
   """
-  clipped = optax.chain(optax.clip_by_global_norm(1.0), optimizer)
+  of_critic = optax.chain(
+    optax.clip_by_global_norm(1.0), optimizer, optax.scale(critic_rate)
+  )
   optimizer = optax.multi_transform(
-    {'model': optimizer, 'critic': clipped}, _label_parts
+    {'model': optimizer, 'critic': of_critic}, _label_parts
   )
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 

@@ -4,14 +4,17 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from tljax.models.products import Dense
 
 Norm = Literal['layer', 'batch', 'none']
+Activation = Literal['relu', 'tanh', 'none']
+_ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'none': lambda x: x}
 
 
 class Bottleneck(nn.Module):
-  """A dense layer, a norm, ReLU: features (N, D) to fewer, normalised ones.
+  """A dense layer, a norm, an activation: features (N, D) to fewer, normalised ones.
 
   The norm comes after: before the layer it would blow up the features that the source
   hardly has and the target has.
@@ -20,21 +23,24 @@ class Bottleneck(nn.Module):
     width: of the new features.
     norm: by layer norm a method of strength 0 is the source alone. The published
       libraries' batch norm, which sees both domains as one batch, adapts by itself, for
-      better or worse; AdaBN and Tent want it. With none there is no ReLU either, as
+      better or worse; AdaBN and Tent want it.
+    activation: None is ReLU where there is a norm and nothing where there is none, as
       in CDAN's, PADA's and MME's papers.
   """
 
   width: int = 256
   norm: Norm = 'layer'
+  activation: Activation | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     x = Dense(self.width, use_bias=self.norm == 'none', name='dense')(x)
-    if self.norm == 'none':
-      return x
     if self.norm == 'layer':
-      return nn.relu(nn.LayerNorm(name='norm')(x))
-    return nn.relu(nn.BatchNorm(not train, momentum=0.9, name='norm')(x))
+      x = nn.LayerNorm(name='norm')(x)
+    elif self.norm == 'batch':
+      x = nn.BatchNorm(not train, momentum=0.9, name='norm')(x)
+    by_norm = 'none' if self.norm == 'none' else 'relu'
+    return _ACTIVATIONS[self.activation or by_norm](x)
 
 
 class OnFeatures(nn.Module):
@@ -45,15 +51,16 @@ class OnFeatures(nn.Module):
 
   Attributes:
     head: `(outputs, train) -> logits`, such as `models.Linear(num_classes)`.
-    width, norm: of the bottleneck, which is all of the part 'backbone'.
+    width, norm, activation: of the bottleneck, which is all of the part 'backbone'.
   """
 
   head: nn.Module
   width: int = 256
   norm: Norm = 'layer'
+  activation: Activation | None = None
 
   def setup(self):
-    self.backbone = Bottleneck(self.width, self.norm)
+    self.backbone = Bottleneck(self.width, self.norm, self.activation)
 
   def __call__(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     outputs = self.embed(features, train=train)
