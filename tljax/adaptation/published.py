@@ -10,12 +10,13 @@
   self-training have none, since no code was found.
 
 Batches are the user's, but for FixMatch's share of the target. What no option here has
-is left out. Of the papers': a bottleneck of two layers (WDGRL), a last block that trains
-(HoMM); the heads' hidden layers (MCD, MDD) and weight norm (SHOT); dropout; adaptive
-SAM (CST); an average of weights (FixMatch); a second update a step (MME); Adam's new
-start and still batch norms (DomainBed). Of the library's: PADA's weights of its last 500
-steps by a sharper softmax, IWAN's 4.5 times the loss of what weighs examples, MCD's
-bottleneck in either head, and the student's deployment and colours of self-ensembling.
+is left out. Of the papers': a bottleneck of two layers (WDGRL), a last block that
+trains (HoMM); the heads' hidden layers (MCD, MDD) and weight norm (SHOT); dropout;
+adaptive SAM (CST); an average of weights (FixMatch); a second update a step (MME);
+Adam's new start and still batch norms (DomainBed). Of the library's: PADA's weights of
+its last 500 steps by a sharper softmax, IWAN's 4.5 times the loss of what weighs
+examples, MCD's bottleneck in either head, and the student's deployment and colours of
+self-ensembling.
 """
 
 import math
