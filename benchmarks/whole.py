@@ -155,7 +155,7 @@ def importing(settings: Settings) -> Contenders:
 def starting(settings: Settings) -> Contenders:
   """A fresh process up to its first step of fine-tuning ResNet-50."""
   given, size = ('resnet50', 'fine_tune'), (settings.photographs, settings.pixels)
-  # A user's process imports no PyTorch, as the harness does where it is installed.
+  # `benchmarks.steps` imports PyTorch where it is installed; a user's process does not.
   ours = (
     'import sys; sys.modules["torch"] = None; '
     f'from benchmarks import steps; steps.first_step(*{given}, *{size})'

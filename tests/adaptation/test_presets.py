@@ -134,7 +134,7 @@ def test_a_bottleneck_on_features_has_its_momentum():
   np.testing.assert_allclose(ratio, 1.9, rtol=1e-6)
 
 
-def test_a_width_of_ones_own_where_the_preset_has_none():
+def test_a_bottleneck_of_ones_own_where_the_preset_has_none():
   assert presets.settings('paper', 'jan').width is None
   assert presets.settings('paper:width=64,norm=batch', 'jan').width == 64
   assert presets.settings('paper:norm=batch', 'adabn').norm == 'batch'

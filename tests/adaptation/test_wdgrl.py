@@ -93,3 +93,19 @@ def test_one_step(points, points_batch):
   wanted = jax.tree.map(lambda p, g: p - rate * g, mine, grads)
   chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)
   assert int(after.step) == 1
+
+
+def test_the_rate_of_the_critic_is_no_factor_of_its_gradient(points, points_batch):
+  """Of which Adam's first step knows the sign alone."""
+  critic, others = [], []
+  for rate in (1.0, 3.0):
+    options = {'strength': 0.0, 'critic_steps': 1, 'critic_rate': rate}
+    method = wdgrl.method(points, optax.adam(0.01), critic=LinearCritic(), **options)
+    before = method.init(jax.random.key(0), None, points_batch)
+    after = method.step(before, points_batch)[0]
+    moved = jax.tree.map(lambda a, b: np.abs(a - b), after.params, before.params)
+    critic.append(moved.pop('discriminator')['dense']['kernel'])
+    others.append(moved)
+  np.testing.assert_allclose(critic[0], 0.01, rtol=1e-3)
+  np.testing.assert_allclose(critic[1], 0.03, rtol=1e-3)
+  chex.assert_trees_all_equal(*others)

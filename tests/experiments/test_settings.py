@@ -198,14 +198,17 @@ def test_which_networks_have_a_bottleneck(tmp_path, preset, name, has_weights, w
 
 
 def test_the_activation_of_a_preset(tmp_path):
-  """By each paper: after a batch norm none by SHOT, without a norm ReLU by BSP."""
+  """By each paper, such as none after SHOT's batch norm."""
   flags = settings.Flags(
     out=tmp_path, model='cnn', weights='cnn.safetensors', preset='paper'
   )
   model = flags.build_model(2)
   for name, shape in {
     'shot': ('batch', 'none'),
+    'mcc': ('batch', 'none'),
     'bsp': ('none', 'relu'),
+    'homm': ('none', 'tanh'),
+    'wdgrl': ('none', 'relu'),
     'cdan': ('none', None),
   }.items():
     for one in (

@@ -45,13 +45,13 @@ def test_it_is_a_dense_layer_a_norm_and_relu(norm):
   ],
 )
 def test_an_activation_of_its_own(norm, activation, wanted):
-  model = Bottleneck(8, norm, activation)
+  model = OnFeatures(Linear(3), 8, norm, activation)
   variables = model.init(jax.random.key(0), ROWS)
-  features, _ = model.apply(variables, ROWS, train=True, mutable=['batch_stats'])
-  dense = jax.tree.map(np.asarray, variables['params']['dense'])
+  outputs, _ = model.apply(variables, ROWS, train=True, mutable=['batch_stats'])
+  dense = jax.tree.map(np.asarray, variables['params']['backbone']['dense'])
   hidden = ROWS @ dense['kernel'] + dense.get('bias', 0)
   assert hidden.min() < 0 < hidden.max()
-  np.testing.assert_allclose(features, wanted(hidden), rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(outputs['features'], wanted(hidden), rtol=1e-3, atol=1e-4)
 
 
 def test_a_network_of_images_has_it_above_its_features():

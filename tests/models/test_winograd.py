@@ -70,7 +70,7 @@ def test_every_product_in_double(monkeypatch, at_once, devices, size, padding):
     wanted = direct(x, kernel, padding)
     given = winograd.convolve(x, kernel, padding)
     (grad,) = drawn(wanted.shape, dtype=jnp.float64)
-    given = [given, *gradients(x, kernel, padding, grad)]
+    given = [given, *jax.jit(gradients, static_argnums=2)(x, kernel, padding, grad)]
   for a, b in zip(
     given, [wanted, *direct_gradients(x, kernel, padding, grad)], strict=True
   ):
@@ -115,3 +115,23 @@ def test_which_convolutions_are_computed_so(images, kernel, strides, dtype, suit
     )
     flops = step.lower(x, kernel).compile().cost_analysis()['flops']
     assert flops < 0.6 * 2 * x.size * 9 * kernel.shape[3]
+
+
+def test_second_derivatives_of_the_kernels_gradient():
+  padding = (1, 1), (1, 1)
+  with jax.enable_x64(True):
+    x, grad = drawn((2, 6, 5, 3), (2, 6, 5, 4), dtype=jnp.float64)
+
+    def of_rule(x, grad):
+      return jnp.sum(jnp.tanh(winograd.kernel_gradient(x, grad, padding)))
+
+    def of_windows(x, grad):
+      x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+      parts = [x[:, i : i + 6, j : j + 5] for i in range(3) for j in range(3)]
+      return sum(jnp.sum(jnp.tanh(jnp.einsum('nhwc,nhwk->ck', p, grad))) for p in parts)
+
+    given, wanted = (
+      jax.jit(jax.grad(function, (0, 1)))(x, grad) for function in (of_rule, of_windows)
+    )
+  for a, b in zip(given, wanted, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11)

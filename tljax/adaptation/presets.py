@@ -14,7 +14,12 @@ from tljax.adaptation.published import PRESETS, Settings
 from tljax.errors import InputError
 from tljax.losses import Loss
 from tljax.method import Method
-from tljax.models.bottleneck import Activation, Bottleneck, Norm
+from tljax.models.bottleneck import (
+  Activation,
+  Bottleneck,
+  Norm,
+  activation_after,
+)
 
 _OWN = Settings()
 _NORMS, _ACTIVATIONS = get_args(Norm), get_args(Activation)
@@ -44,7 +49,7 @@ def settings(preset: str, name: str) -> Settings:
   found = PRESETS[label].get(_first(name), PRESETS[label]['dann'])
   known = {k: getattr(found, k) for k in ('rate', 'weight_decay', 'backbone', 'norm')}
   known['width'] = found.width or Bottleneck.width
-  known['activation'] = found.activation or 'none'
+  known['activation'] = found.activation or activation_after(found.norm)
   try:
     own = discovery.parse_options(texts, known)
   except InputError as error:

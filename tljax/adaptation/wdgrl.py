@@ -34,7 +34,7 @@ def method(
       1 before, as the penalty is steep and plain descent on it diverges.
     strength: lambda, a number or a schedule of the step.
     critic_steps: n.
-    critic_rate: factor of the critic's updates: alpha_1 over alpha_2.
+    critic_rate: the critic's, over the model's.
     penalty: gamma.
     critic: (N, D) features to (N,).
   """

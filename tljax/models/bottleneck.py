@@ -13,8 +13,13 @@ Activation = Literal['relu', 'tanh', 'none']
 _ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'none': lambda x: x}
 
 
+def activation_after(norm: Norm) -> Activation:
+  """The activation of a bottleneck that is not told one."""
+  return 'none' if norm == 'none' else 'relu'
+
+
 class Bottleneck(nn.Module):
-  """A dense layer, a norm, an activation: features (N, D) to fewer, normalised ones.
+  """A dense layer, a norm, an activation: features (N, D) to fewer.
 
   The norm comes after: before the layer it would blow up the features that the source
   hardly has and the target has.
@@ -39,8 +44,7 @@ class Bottleneck(nn.Module):
       x = nn.LayerNorm(name='norm')(x)
     elif self.norm == 'batch':
       x = nn.BatchNorm(not train, momentum=0.9, name='norm')(x)
-    by_norm = 'none' if self.norm == 'none' else 'relu'
-    return _ACTIVATIONS[self.activation or by_norm](x)
+    return _ACTIVATIONS[self.activation or activation_after(self.norm)](x)
 
 
 class OnFeatures(nn.Module):
