@@ -14,12 +14,7 @@ from tljax.adaptation.published import PRESETS, Settings
 from tljax.errors import InputError
 from tljax.losses import Loss
 from tljax.method import Method
-from tljax.models.bottleneck import (
-  Activation,
-  Bottleneck,
-  Norm,
-  activation_after,
-)
+from tljax.models.bottleneck import Activation, Bottleneck, Norm, activation_after
 
 _OWN = Settings()
 _NORMS, _ACTIVATIONS = get_args(Norm), get_args(Activation)
