@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from tljax import method as method_lib
+from tljax import optimizers
 from tljax.errors import InputError
 from tljax.finetuning import plain
 from tljax.method import complete_variables, gradient_step, group_step, new_state
@@ -156,8 +157,9 @@ def product(params, state, batch, rng):
 
 def test_group_step_is_the_optimisers_own_step_of_the_parts(two_parts):
   optimizer = optax.adamw(0.1, weight_decay=0.3)
-  step = group_step(product, optimizer, lambda part: part == 'head')
-  state = start = two_parts(optimizer)
+  all_parts = optimizers.apart(optimizer)
+  step = group_step(product, all_parts, lambda part: part == 'head')
+  state = start = two_parts(all_parts)
   mine = {'head': state.params['head']}
   own, other = optimizer.init(mine), {'other': state.params['other']}
   for _ in range(3):
@@ -171,32 +173,10 @@ def test_group_step_is_the_optimisers_own_step_of_the_parts(two_parts):
   assert sorted(metrics) == ['loss']
 
 
-@pytest.mark.parametrize('labelled', [False, True])
-def test_group_step_leaves_the_momentum_of_other_parts(two_parts, labelled):
-  """Also where an optimiser's labels have the names of parts."""
-  optimizer = optax.sgd(0.1, momentum=0.9)
-  if labelled:
-    optimizer = optax.multi_transform(
-      {'head': optimizer, 'other': optax.adam(0.1)},
-      lambda params: {'head': 'other', 'other': 'head'},
-    )
-  state, _ = gradient_step(product, optimizer)(two_parts(optimizer), {})
-  step = group_step(product, optimizer, lambda part: part == 'head')
-  after, _ = step(state, {})
-
-  def of_part(state, part):
-    leaves = jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
-    name = f'{part}/w'
-    return [v for p, v in leaves if method_lib.path_name(p).endswith(name)]
-
-  assert len(of_part(state, 'other')) == 1 and np.any(of_part(state, 'other'))
-  chex.assert_trees_all_equal(of_part(after, 'other'), of_part(state, 'other'))
-  assert not np.array_equal(of_part(after, 'head')[0], of_part(state, 'head')[0])
-
-
 def test_group_step_reads_schedules_at_the_states_step(two_parts):
   """A descent at rate 1, 1, then, once the method has counted, 0."""
-  optimizer = optax.sgd(lambda count: jnp.where(count < 1, 1.0, 0.0))
+  rate = optax.sgd(lambda count: jnp.where(count < 1, 1.0, 0.0))
+  optimizer = optimizers.apart(rate, ('head',))
   step = group_step(product, optimizer, lambda part: part == 'other')
   state, others = two_parts(optimizer), []
   for _ in range(2):

@@ -227,3 +227,55 @@ def test_each_frozen_stage_saves_its_backward_pass():
   want = [kernels[0] + products[1], kernels[1] + products[2], kernels[2]]
   np.testing.assert_allclose(saved, want, rtol=0.2)  # the norms are the rest
   assert counts[-1] < counts[0] / 2
+
+
+def test_apart_is_an_optimiser_for_each_group():
+  """A clip, what Adam counts, decay and a schedule of the group's own updates."""
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(optax.linear_schedule(0.1, 0.0, 5), weight_decay=0.3),
+  )
+  rng = np.random.default_rng(0)
+
+  def draw():
+    return {k: {'w': jnp.float32(rng.normal(size=3))} for k in 'abc'}
+
+  params, groups = draw(), ({'a', 'b'}, {'c'})
+  both = optimizers.apart(optimizer, ('c',))
+  state, own_params = both.init(params), params
+  own = {i: optimizer.init({k: params[k] for k in g}) for i, g in enumerate(groups)}
+  for turn in ({0}, {0, 1}, {1}, {0}, {0}, {1}):
+    grads = {k: v for k, v in draw().items() if any(k in groups[i] for i in turn)}
+    updates, state = both.update(grads, state, params)
+    params = params | optax.apply_updates({k: params[k] for k in grads}, updates)
+    for i in turn:
+      mine = {k: own_params[k] for k in groups[i]}
+      wanted = {k: grads[k] for k in groups[i]}
+      updates, own[i] = optimizer.update(wanted, own[i], mine)
+      own_params = own_params | optax.apply_updates(mine, updates)
+    chex.assert_trees_all_equal(params, own_params)
+
+
+@pytest.mark.parametrize('labelled', [False, True])
+def test_apart_leaves_the_moments_of_other_parts(labelled):
+  """Also of a part of the same group, and where labels have the names of parts."""
+  optimizer = optax.sgd(0.1, momentum=0.9)
+  if labelled:
+    optimizer = optax.multi_transform(
+      {'head': optimizer, 'other': optax.adam(0.1)},
+      lambda params: {'head': 'other', 'other': 'head'},
+    )
+  optimizer = optimizers.apart(optimizer)
+  params = {'head': {'w': jnp.array([1.0, -2.0])}, 'other': {'w': jnp.ones(())}}
+  _, before = optimizer.update(params, optimizer.init(params), params)
+  mine = {'head': params['head']}
+  updates, after = optimizer.update(mine, before, params)
+  assert updates.keys() == {'head'}
+
+  def of_part(state, part):
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return [v for p, v in leaves if path_name(p).endswith(f'{part}/w')]
+
+  assert len(of_part(before, 'other')) == 1 and np.any(of_part(before, 'other'))
+  chex.assert_trees_all_equal(of_part(after, 'other'), of_part(before, 'other'))
+  assert not np.array_equal(of_part(after, 'head')[0], of_part(before, 'head')[0])

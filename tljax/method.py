@@ -252,12 +252,11 @@ def group_step(
 
   A method whose parts have opposing losses calls several in turn, then adds 1 to
   `state.step`, which these leave alone: schedules, and the step's randomness, are the
-  same for all of them. The other parts' parameters and optimiser state, such as
-  momentum, stay bit for bit; what Adam counts are all updates of any part.
+  same for all of them.
 
   Args:
     loss_fn: of all parameters.
-    optimizer: of all parameters, as `new_state` was given.
+    optimizer: of `optimizers.apart`, as `new_state` was given.
     moves: whether a part, such as 'head', is moved.
   """
 
@@ -270,14 +269,12 @@ def group_step(
     mine = {part: tree for part, tree in state.params.items() if moves(part)}
     gradient = jax.value_and_grad(loss_of, has_aux=True)
     (loss, (model_state, metrics)), grads = gradient(mine)
-    grads = optax.tree.zeros_like(state.params) | grads
     before = _set_schedules(state.opt_state, state.step)
-    updates, after = optimizer.update(grads, before, state.params)
-    updates = {part: updates[part] for part in mine}
+    updates, opt_state = optimizer.update(grads, before, state.params)
     state = state.replace(
       params=state.params | optax.apply_updates(mine, updates),
       model_state=model_state,
-      opt_state=_merge_parts(state.params, before, after, moves),
+      opt_state=opt_state,
     )
     return state, {'loss': loss, **metrics}
 
@@ -290,22 +287,11 @@ def _set_schedules(opt_state, step):
   def is_schedule(node):
     return isinstance(node, optax.ScaleByScheduleState)
 
+  def at_step(leaf):
+    return leaf._replace(count=jnp.full_like(leaf.count, step))
+
   return jax.tree.map(
-    lambda leaf: leaf._replace(count=step) if is_schedule(leaf) else leaf,
+    lambda leaf: at_step(leaf) if is_schedule(leaf) else leaf,
     opt_state,
     is_leaf=is_schedule,
   )
-
-
-def _merge_parts(params, before, after, moves):
-  """Returns `after`, but `before` where a leaf belongs to a part that stays.
-
-  A leaf of an optimiser's state belongs to the parameter whose path ends its own.
-  """
-  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-  stay = {path for path, _ in leaves if not moves(path[0].key)}
-
-  def merge(path, old, new):
-    return old if any(path[i:] in stay for i in range(len(path))) else new
-
-  return jax.tree_util.tree_map_with_path(merge, before, after)

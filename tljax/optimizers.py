@@ -14,7 +14,7 @@ the clipped norm and have no moments. The schedules are `inverse_decay` and opta
 updates, a k-th of the steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -103,6 +103,68 @@ def gradual_unfreezing(spec: Spec, every: int) -> optax.GradientTransformation:
     return (step >= (top - depth(spec, name)) * every).astype(jnp.float32)
 
   return _scale(released)
+
+
+def apart(
+  optimizer: optax.GradientTransformation, *groups: Collection[str]
+) -> optax.GradientTransformation:
+  """The optimiser of each group of parts, and of the rest, by itself.
+
+  As if each group had one of its own: what Adam counts, and the length by which
+  gradients are clipped, are the group's. `update` takes the gradients of some parts and
+  returns their updates; the others' moments stay bit for bit. What is no parameter's in
+  the state, such as a count, has a leading axis of groups.
+
+  Args:
+    optimizer: of all parameters.
+    *groups: names of parts that move together, such as ('discriminator',).
+  """
+
+  def group_of(part):
+    return next((i for i, g in enumerate(groups) if part in g), len(groups))
+
+  def init(params):
+    def stack(part, leaf):
+      return leaf if part else jnp.stack([leaf] * (len(groups) + 1))
+
+    return _map_by_part(stack, params, optimizer.init(params))
+
+  def update(grads, state, params):
+    updates = {}
+    for group in sorted(set(map(group_of, grads))):
+      mine = {part: grads[part] for part in grads if group_of(part) == group}
+
+      def own(part, leaf, group=group):
+        return leaf if part else leaf[group]
+
+      def merge(part, old, new, group=group, mine=mine):
+        if part:
+          return new if part in mine else old
+        return old.at[group].set(new)
+
+      whole = optax.tree.zeros_like(params) | mine
+      before = _map_by_part(own, params, state)
+      given, after = optimizer.update(whole, before, params)
+      updates |= {part: given[part] for part in mine}
+      state = _map_by_part(merge, params, state, after)
+    return updates, state
+
+  return optax.GradientTransformation(init, update)
+
+
+def _map_by_part(function, params, *states):
+  """Maps `(part, *leaves)`; the part is None where a leaf is no parameter's.
+
+  A leaf of an optimiser's state belongs to the parameter whose path ends its own.
+  """
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  parts = {path: path[0].key for path, _ in leaves}
+
+  def apply(path, *leaves):
+    ends = (parts.get(path[i:]) for i in range(len(path)))
+    return function(next(filter(None, ends), None), *leaves)
+
+  return jax.tree_util.tree_map_with_path(apply, *states)
 
 
 def _scale(

@@ -109,3 +109,5 @@ def test_the_rate_of_the_critic_is_no_factor_of_its_gradient(points, points_batc
   np.testing.assert_allclose(critic[0], 0.01, rtol=1e-3)
   np.testing.assert_allclose(critic[1], 0.03, rtol=1e-3)
   chex.assert_trees_all_equal(*others)
+  for leaf in jax.tree.leaves(others[0]):  # the critic's updates are not counted
+    np.testing.assert_allclose(np.max(leaf), 0.01, rtol=1e-3)

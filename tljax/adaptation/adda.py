@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax import losses
+from tljax import losses, optimizers
 from tljax.adaptation.adversarial import Discriminator, init_discriminator
 from tljax.adaptation.phases import in_turn
 from tljax.method import Method, apply_train, group_step, new_state, predict_with
@@ -29,13 +29,14 @@ def method(
   Args:
     model: outputs by endpoint, among them 'features' and 'logits', those of its part
       'head'.
-    optimizer: moves all parts; see `group_step`.
+    optimizer: moves the model and the discriminator, `apart`.
     strength: share of the optimiser's step that the target's network takes, a number or
       a schedule of the step. Nothing but the discriminator holds it, and at the rate
       that trained it it leaves its classes behind.
     source_steps: of the first phase; 0 where the variables are trained already.
     discriminator: (N, D) features to (N,) logits.
   """
+  optimizer = optimizers.apart(optimizer, ('discriminator',))
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
   def init_params(key, outputs):

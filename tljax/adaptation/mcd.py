@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax import losses
+from tljax import losses, optimizers
 from tljax.adaptation.alignment import both_domains
 from tljax.method import Method, group_step, new_state, predict_with
 
@@ -31,7 +31,7 @@ def method(
 
   Args:
     model: outputs by endpoint, among them 'logits', those of its part 'head'.
-    optimizer: moves all parts; see `group_step`.
+    optimizer: moves the heads, and the rest, each `apart`.
     strength: a number or a schedule of the step.
     generator_steps: n; the paper tries 2 to 4.
     balance: the published library's is 0.01.
@@ -39,6 +39,7 @@ def method(
       head, with parameters of its own.
   """
   second_head = second_head or model.head
+  optimizer = optimizers.apart(optimizer, HEADS)
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
   def init_params(key, outputs):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax import losses
+from tljax import losses, optimizers
 from tljax.adaptation.phases import in_turn
 from tljax.method import Method, apply_train, group_step, new_state, predict_with
 
@@ -31,13 +31,14 @@ def method(
   Args:
     model: outputs by endpoint, among them 'features' (N, D) and 'logits' (N, K), those
       of its part 'head'.
-    optimizer: moves all parts; see `group_step`.
+    optimizer: moves all parts.
     strength: beta, a number or a schedule of the step.
     source_steps: of the first phase; 0 where the variables are trained already: then
       no step looks at the source.
     label_smoothing: alpha.
     decay: of the centroids' sums a step; 0 takes them from the batch alone.
   """
+  optimizer = optimizers.apart(optimizer)
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
   def init(key, variables, batch):

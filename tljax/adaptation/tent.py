@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax import losses
+from tljax import losses, optimizers
 from tljax.adaptation.phases import in_turn
 from tljax.errors import InputError
 from tljax.method import (
@@ -39,6 +39,8 @@ def method(
   Raises:
     InputError: by `init`; the model has no norm with a scale and a bias.
   """
+
+  optimizer = optimizers.apart(optimizer)
 
   def init(key, variables, batch):
     state = new_state(key, model, optimizer, batch['target']['image'], variables)

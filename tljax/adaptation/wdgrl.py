@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax import losses
+from tljax import losses, optimizers
 from tljax.adaptation.adversarial import Discriminator, init_discriminator
 from tljax.adaptation.alignment import both_domains
 from tljax.method import Method, group_step, new_state, predict_with
@@ -41,9 +41,8 @@ def method(
   of_critic = optax.chain(
     optax.clip_by_global_norm(1.0), optimizer, optax.scale(critic_rate)
   )
-  optimizer = optax.multi_transform(
-    {'model': optimizer, 'critic': of_critic}, _label_parts
-  )
+  both = optax.multi_transform({'model': optimizer, 'critic': of_critic}, _label_parts)
+  optimizer = optimizers.apart(both, ('discriminator',))
   schedule = strength if callable(strength) else optax.constant_schedule(strength)
 
   def init_params(key, outputs):
