@@ -11,6 +11,8 @@ import itertools
 import pathlib
 import sys
 
+import jax
+
 from experiments import cli, grid, settings
 from tljax.data import batches
 from tljax.data.dataset import whole
@@ -46,39 +48,37 @@ def compare(flags: Flags) -> None:
     raise InputError('--domains: name two or more, of different names')
   backbone = flags.load_backbone()
   if flags.frozen:
-    model = flags.build_model(2)
-    domains = {k: extract_splits(model, backbone, s) for k, s in domains.items()}
+    network = flags.build_model(2), backbone
+    domains = {k: extract_splits(*network, s) for k, s in domains.items()}
   if flags.transductive:
     splits = ('train', 'validation', 'test')
     domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
-  targets = flags.targets or tuple(domains)
-  if unknown := [name for name in targets if name not in domains]:
-    raise InputError(f'--targets: {unknown[0]} is none of {", ".join(domains)}')
-  pairs = itertools.permutations(domains, 2)
-  pairs = {f'{a} to {b}': ([a], b) for a, b in pairs if b in targets}
-  if flags.several:
-    pairs = {f'to {b}': ([a for a in domains if a != b], b) for b in targets}
+  pairs = grid.pairs(tuple(domains), flags.targets, flags.several)
   tasks = {
     task: flags.match([domains[k] for k in sources], domains[target])
     for task, (sources, target) in pairs.items()
   }
-  first = next(iter(tasks.values()))[0][0]['train']
+  training = {
+    task: ([source['train'] for source in sources], target['train'])
+    for task, (sources, target) in tasks.items()
+  }
+  [first, *others], _ = next(iter(training.values()))
   steps = batches.steps_for(first, flags.epochs, flags.batch_size)
   start, model = backbone, flags.build_model(len(first.classes))
   if first.images.ndim == 2:
     start, model = None, OnFeatures(Linear(len(first.classes)))
   names = flags.baselines + (() if flags.transductive else ('oracle',)) + flags.methods
-  count = len(domains) - 1 if flags.several else 1
-  methods = flags.adaptation(names, model, steps, domains=count)
-  for name, (_, target) in itertools.product(methods, tasks.values()):
-    flags.of_target(name, len(target['train']))  # refused before anything is trained
+  methods = flags.adaptation(names, model, steps, domains=1 + len(others))
+  # What a method refuses, rather now than after others were trained.
+  for k, one in methods.items():
+    streams = [flags.batches_for(k, one, *on, flags.seed) for on in training.values()]
+    jax.eval_shape(one.init, jax.random.key(0), start, streams[0](0))
   run = flags.open_run(without=('domains', 'targets', 'methods', 'seeds'))
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
     own = flags.bottlenecked(model, name)
-    training = [source['train'] for source in sources], target['train']
     streams = {
-      seed: flags.batches_for(name, methods[name], *training, seed)
+      seed: flags.batches_for(name, methods[name], *training[task], seed)
       for seed in done
       if not run.records(done[seed])
     }

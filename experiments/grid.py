@@ -1,5 +1,6 @@
 """Trainings of a grid of adaptations, and what is measured of each without labels."""
 
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,11 +12,35 @@ from scipy import stats
 from experiments import results
 from tljax import plots, report
 from tljax.data.dataset import Dataset, judging_split
+from tljax.errors import InputError
 from tljax.extraction.features import extract
 from tljax.inference import predictor
 from tljax.measures import scores, two_sample, validators
 from tljax.method import Method
 from tljax.train import Trial, trial, trials_at_once
+
+
+def pairs(
+  names: Sequence[str], targets: Sequence[str], several: bool
+) -> dict[str, tuple[list[str], str]]:
+  """Returns by task the names of its sources and of its target.
+
+  Args:
+    names: of all sets.
+    targets: those to adapt to; none are all.
+    several: whether a target's sources are all others together.
+
+  Raises:
+    InputError: a target is none of the sets.
+  """
+  for name in targets:
+    if name not in names:
+      raise InputError(f'--targets: {name} is none of {", ".join(names)}')
+  targets = targets or names
+  if several:
+    return {f'to {b}': ([a for a in names if a != b], b) for b in targets}
+  both = itertools.permutations(names, 2)
+  return {f'{a} to {b}': ([a], b) for a, b in both if b in targets}
 
 
 def features(model, trial: Trial, domains: Sequence[Mapping[str, Dataset]]) -> list:

@@ -89,6 +89,7 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
     (1, (), 'two or more'),
     (2, ('--targets', 'emu'), '--targets: emu is none of pets, other'),
     (2, ('--methods', 'magic'), "method 'magic' is unknown"),
+    (2, ('--methods', 'mcc', 'cdan+dann'), 'of the sum train a discriminator'),
     (2, ('--source-classes', 'cat'), "'dog' is in the target only.*--setting open"),
     (
       2,
