@@ -54,8 +54,10 @@ class Flags:
 
   def seed_range(self) -> range:
     """The seeds of the run."""
-    if self.seeds < 1:
-      raise InputError(f'--seeds is {self.seeds}; ask for at least 1')
+    if self.seeds < 1 or self.seed < 0:
+      raise InputError(
+        f'--seeds is {self.seeds}, --seed {self.seed}; ask for 1 seed or more, from 0'
+      )
     return range(self.seed, self.seed + self.seeds)
 
   def open_run(self, without: tuple[str, ...] = (), **facts) -> Run:
@@ -91,19 +93,15 @@ class ModelFlags(Flags):
   """Share of the training split that validates where no split does; else 0.1."""
   skip_corrupt: bool = False
   """Leave out and count unreadable images."""
-  shots: int | None = None
-  """Labelled images of each class; else all."""
 
-  def few(self, training: Dataset) -> dict[int, Dataset]:
-    """By seed, the training examples that --shots leaves."""
-    seeds = self.seed_range()
-    return {s: training.shots(self.shots, s) if self.shots else training for s in seeds}
-
-  def load_data(self, spec: str, *, multi_label: bool = False) -> dict[str, Dataset]:
+  def load_data(
+    self, spec: str, *, multi_label: bool = False, rows: bool = False
+  ) -> dict[str, Dataset]:
     """Returns the splits of a data set, as the model's weights expect images.
 
     Raises:
-      InputError: examples have several classes and the script takes none such.
+      InputError: examples have several classes, or are rows of numbers and not images,
+        and the script takes none such.
     """
     splits = data.load(
       spec,
@@ -117,13 +115,17 @@ class ModelFlags(Flags):
       raise InputError(
         f'{spec}: has examples of several classes; finetune and extract take them'
       )
+    if splits['train'].images.ndim == 2 and not rows:
+      raise InputError(f'{spec}: has rows of numbers; adapt and compare take them')
     return splits
 
   def transform(self) -> data.Transform:
     """That of the published weights, else the architecture's, at --image-size."""
     rows = {row.tag: row for row in weights.registry.published(self.model)}
     published = rows.get(self.weights, models.spec(self.model))
-    size = self.image_size or published.input_size
+    size = published.input_size if self.image_size is None else self.image_size
+    if size < 1:
+      raise InputError(f'--image-size is {size}; choose 1 or more')
     resize = round(published.resize * size / published.input_size)
     return data.Transform(size, resize, published.interpolation)
 
@@ -189,6 +191,21 @@ class ModelFlags(Flags):
       f'{what}. {model}, {start}, {steps} steps of {self.batch_size} of each '
       'training set, last step judged.'
     )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Few(Flags):
+  """The flag of scripts that may take a few labels of one set."""
+
+  shots: int | None = None
+  """Labelled images of each class; else all."""
+
+  def few(self, training: Dataset) -> dict[int, Dataset]:
+    """By seed, the training examples that --shots leaves."""
+    return {
+      seed: training if self.shots is None else training.shots(self.shots, seed)
+      for seed in self.seed_range()
+    }
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from tljax import models, optimizers
+from tljax.errors import InputError
 from tljax.finetuning import bi_tuning, co_tuning, labels, lwf, plain
 from tljax.method import path_name
 
@@ -279,3 +280,10 @@ def test_apart_leaves_the_moments_of_other_parts(labelled):
   assert len(of_part(before, 'other')) == 1 and np.any(of_part(before, 'other'))
   chex.assert_trees_all_equal(of_part(after, 'other'), of_part(before, 'other'))
   assert not np.array_equal(of_part(after, 'head')[0], of_part(before, 'head')[0])
+
+
+def test_apart_refuses_to_accumulate_gradients_of_several_losses():
+  steps = optax.MultiSteps(optax.adam(0.1), 4).gradient_transformation()
+  params = {'head': {'w': jnp.ones(2)}}
+  with pytest.raises(InputError, match='larger batches'):
+    optimizers.apart(optax.chain(steps, optax.identity())).init(params)

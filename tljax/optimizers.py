@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tljax.errors import InputError
 from tljax.method import Params, path_name
 from tljax.models import Spec
 
@@ -110,14 +111,19 @@ def apart(
 ) -> optax.GradientTransformation:
   """The optimiser of each group of parts, and of the rest, by itself.
 
-  As if each group had one of its own: what Adam counts, and the length by which
-  gradients are clipped, are the group's. `update` takes the gradients of some parts and
-  returns their updates; the others' moments stay bit for bit. What is no parameter's in
-  the state, such as a count, has a leading axis of groups.
+  As if each group had one of its own: what Adam counts is the group's, and so is the
+  length by which gradients are clipped, where that comes first in a chain. `update`
+  takes the gradients of some parts and returns their updates; the others' moments stay
+  bit for bit. What is no parameter's in the state, such as a count, has a leading axis
+  of groups.
 
   Args:
     optimizer: of all parameters.
     *groups: names of parts that move together, such as ('discriminator',).
+
+  Raises:
+    InputError: by `init`; gradients of several batches are to be accumulated, which
+      here would be those of several losses.
   """
 
   def group_of(part):
@@ -127,7 +133,13 @@ def apart(
     def stack(part, leaf):
       return leaf if part else jnp.stack([leaf] * (len(groups) + 1))
 
-    return _map_by_part(stack, params, optimizer.init(params))
+    state = optimizer.init(params)
+    if any(map(_accumulates, jax.tree.leaves(state, is_leaf=_accumulates))):
+      raise InputError(
+        'a method that moves parts in turn takes no optax.MultiSteps, which would add '
+        'up the gradients of its losses; take larger batches'
+      )
+    return _map_by_part(stack, params, state)
 
   def update(grads, state, params):
     updates = {}
@@ -150,6 +162,10 @@ def apart(
     return updates, state
 
   return optax.GradientTransformation(init, update)
+
+
+def _accumulates(node):
+  return isinstance(node, optax.MultiStepsState)
 
 
 def _map_by_part(function, params, *states):

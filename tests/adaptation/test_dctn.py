@@ -76,3 +76,15 @@ def test_one_step_is_the_min_max_of_every_domain(points, two_sources):
   np.testing.assert_allclose(jnp.sum(nn.softmax(logits), -1), np.ones(8), rtol=1e-5)
   kernels = np.asarray(params['classifiers']['classifier']['kernel'])
   assert kernels.shape == (2, 6, 3) and not np.array_equal(*kernels)
+
+
+def test_one_domain_weighs_all_however_far_the_target_is():
+  logits = jnp.float32(np.random.default_rng(0).normal(size=(1, 2, 3)))
+  scores = jnp.float32([[-200.0, 3.0]])
+  found, slopes = jax.value_and_grad(lambda s: jnp.sum(dctn.weigh(logits, s)))(scores)
+  np.testing.assert_allclose(found, jnp.sum(jax.nn.log_softmax(logits)), rtol=1e-6)
+  np.testing.assert_allclose(slopes, 0, atol=1e-6)
+  two = dctn.weigh(
+    jnp.concatenate([logits, logits]), jnp.float32([[-200, 3], [-9, -9]])
+  )
+  np.testing.assert_allclose(two, jax.nn.log_softmax(logits[0]), rtol=1e-5)

@@ -13,6 +13,10 @@ def test_importance_by_hand():
   """Probabilities of the source 3/4, 1/2, 1/4 leave 1, 2 and 3 quarters."""
   logits = np.log(np.float32([3, 1, 1 / 3]))
   np.testing.assert_allclose(iwan.importance(logits), [0.5, 1.0, 1.5], rtol=1e-6)
+  sure = jnp.float32([200, 200, 201])  # whose share of the target underflows
+  e = np.exp(-1)
+  wanted = np.array([1, 1, e]) * 3 / (2 + e)
+  np.testing.assert_allclose(iwan.importance(sure), wanted, rtol=1e-6)
   gradient = jax.grad(lambda x: jnp.sum(iwan.importance(x) ** 2))(logits)
   np.testing.assert_array_equal(gradient, 0)
 

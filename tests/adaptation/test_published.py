@@ -25,6 +25,27 @@ def test_rates_of_papers(name, at, share):
   np.testing.assert_allclose([rate(step) for step in at], wanted, 1e-5, 1e-9)
 
 
+@pytest.mark.parametrize(
+  ('preset', 'rate', 'gamma'),
+  [(published.LIBRARY, (0.001, 0.001), 6), (published.DIGITS, (0.001, 0.01), 15)],
+)
+def test_the_librarys_adda_begins_anew_after_three_epochs(preset, rate, gamma):
+  """Of 23 epochs; its schedules, and its reversal's warm start, count the other 20."""
+  found, switch, rest = preset['adda'], 30, 200
+  steps = switch + rest
+  assert int(found.first_phase * steps) == switch
+  of, strength = found.decay(found.rate, steps), found.ramp(steps, found.strength)
+  first, second = rate
+  wanted = [first, first * (1 + 0.15 * gamma) ** -0.75]
+  wanted += [second, second * (1 + gamma) ** -0.75]
+  at = [0, switch - 1e-4, switch, steps]
+  np.testing.assert_allclose([of(step) for step in at], wanted, rtol=1e-4)
+  thousand = rest / (20 if preset is published.LIBRARY else 50)
+  at = [0, switch, switch + thousand, steps]
+  wanted = [0, 0, 2 / (1 + np.exp(-1)) - 1, 1]
+  np.testing.assert_allclose([strength(step) for step in at], wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize('preset', published.PRESETS)
 def test_each_method_of_a_preset_can_be_built_and_stepped(preset, family_batches):
   """By shapes alone; a misspelt option, or one of another method, would not."""

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from tljax.adaptation import wdgrl
+from tljax.finetuning import labels
 
 
 class LinearCritic(nn.Module):
@@ -111,3 +112,14 @@ def test_the_rate_of_the_critic_is_no_factor_of_its_gradient(points, points_batc
   chex.assert_trees_all_equal(*others)
   for leaf in jax.tree.leaves(others[0]):  # the critic's updates are not counted
     np.testing.assert_allclose(np.max(leaf), 0.01, rtol=1e-3)
+
+
+def test_a_part_of_the_model_may_be_frozen(points, points_batch):
+  """By a pattern of leaves, of which the critic's own optimiser sees none."""
+  model, optimizer = labels.freeze(points, optax.adam(0.01), 'hidden/kernel')
+  method = wdgrl.method(model, optimizer, critic=LinearCritic())
+  before = method.init(jax.random.key(0), None, points_batch)
+  after, _ = method.step(before, points_batch)
+  moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), after.params, before.params)
+  assert moved['hidden'] == {'kernel': False, 'bias': True}
+  assert moved['discriminator']['dense']['kernel']

@@ -91,7 +91,7 @@ def method(
     metrics = {**metrics, 'alignment_loss': moved['loss']}
     return after.replace(params=params), metrics
 
-  step = in_turn(source_steps, pretrain, adapt)
+  step = in_turn(source_steps, pretrain, adapt, optimizer)
   return Method(init, step, predict_with(model))
 
 

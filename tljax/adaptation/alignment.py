@@ -23,6 +23,7 @@ from tljax.method import (
   new_state,
   predict_with,
 )
+from tljax.models.products import wide
 from tljax.sharpness import sharpness_aware
 
 
@@ -184,9 +185,7 @@ def both_domains(
     views['strong'] = strong_view(batch['target'], augment, key)
   images = jnp.concatenate([*views.values()])
   outputs, model_state = apply_train(model, params, state, images, rng)
-  outputs = jax.tree.map(
-    lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, outputs
-  )
+  outputs = jax.tree.map(lambda x: x.astype(wide(x.dtype)), outputs)
   ends = np.cumsum([len(view) for view in views.values()])
   parts = {
     name: jax.tree.map(lambda x, a=end - len(view), b=end: x[a:b], outputs)

@@ -68,5 +68,6 @@ def importance(logits: jax.Array) -> jax.Array:
 
   1 - its probability of the source (section 3.2); constants to the gradient.
   """
-  weights = jax.nn.sigmoid(-jax.lax.stop_gradient(logits))
-  return weights / jnp.mean(weights)
+  # By logarithms, which do not underflow where all are sure to be of the source.
+  doubts = jax.nn.log_sigmoid(-jax.lax.stop_gradient(logits))
+  return len(logits) * jax.nn.softmax(doubts)

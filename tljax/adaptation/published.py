@@ -60,13 +60,19 @@ def half_cosine(rate: float, steps: int) -> optax.Schedule:
   return optax.cosine_decay_schedule(rate, steps)
 
 
-def halves(decays: float = 0.0, second: float = 1.0) -> Decay:
-  """An inverse decay for each half of the run, the second from `second` x the rate."""
+def in_two(
+  share: float, first: tuple[float, float], second: tuple[float, float]
+) -> Decay:
+  """An inverse decay for each of two phases: (factor of the rate, decays)."""
 
   def decay(rate, steps):
-    half = max(steps // 2, 1)
-    one, other = (inverse(decays)(r, half) for r in (rate, second * rate))
-    return optax.join_schedules([one, other], [half])
+    switch = int(share * steps)
+    lengths = max(switch, 1), max(steps - switch, 1)
+    one, other = (
+      inverse(decays)(factor * rate, length)
+      for (factor, decays), length in zip((first, second), lengths, strict=True)
+    )
+    return optax.join_schedules([one, other], [switch])
 
   return decay
 
@@ -74,6 +80,17 @@ def halves(decays: float = 0.0, second: float = 1.0) -> Decay:
 def warm_up(gamma: float) -> Ramp:
   """DANN's `adversarial.ramp`."""
   return lambda steps, peak: adversarial.ramp(steps, gamma=gamma, peak=peak)
+
+
+def after(share: float, ramp: Ramp) -> Ramp:
+  """The ramp from the second of two phases on, whose strength before is 0."""
+
+  def late(steps, peak):
+    switch = int(share * steps)
+    rest = ramp(max(steps - switch, 1), peak)
+    return lambda step: rest(jnp.maximum(jnp.asarray(step) - switch, 0))
+
+  return late
 
 
 def jump(steps: int, peak: float) -> optax.Schedule:
@@ -135,6 +152,8 @@ def _self_ensembling(classes):
   }
 
 
+# Three epochs before 20. Reversal is at up to 2 there, of half the losses' sum.
+_ADDA = 3 / 23
 # Its gradient reversal is at 2 / (1 + exp(-t / 1000)) - 1 after t of 20,000 steps.
 _OFFICE = Settings(
   weight_decay=1e-3, decay=inverse(20.0), ramp=warm_up(20.0), norm='batch'
@@ -146,7 +165,13 @@ _STEADY = {
   'backbone': 1.0,
 }
 LIBRARY = {
-  'adda': _OFFICE._replace(rate=0.001, decay=inverse(6.0), strength=2.0),
+  'adda': _OFFICE._replace(
+    rate=0.001,
+    decay=in_two(_ADDA, (1.0, 0.9), (1.0, 6.0)),
+    strength=1.0,
+    ramp=after(_ADDA, warm_up(20.0)),
+    first_phase=_ADDA,
+  ),
   'afn': _OFFICE._replace(
     **_STEADY,
     rate=0.001,
@@ -196,7 +221,12 @@ LIBRARY = {
 # Of networks from scratch, whose backbone has the whole rate.
 _DIGITS = _OFFICE._replace(decay=inverse(50.0), ramp=warm_up(50.0), scratch=True)
 DIGITS = {
-  'adda': _DIGITS._replace(decay=inverse(15.0), strength=2.0),
+  'adda': _DIGITS._replace(
+    decay=in_two(_ADDA, (0.1, 2.25), (1.0, 15.0)),
+    strength=1.0,
+    ramp=after(_ADDA, warm_up(50.0)),
+    first_phase=_ADDA,
+  ),
   'afn': _DIGITS._replace(
     **_STEADY,
     weight_decay=5e-4,
@@ -232,7 +262,7 @@ PAPER = {
   # The second phase at a fifth of the first's rate, Adam's beta1 being 0.5.
   'adda': _SCRATCH._replace(
     rate=1e-3,
-    decay=halves(second=0.2),
+    decay=in_two(0.5, (1.0, 0.0), (0.2, 0.0)),
     direction=optax.scale_by_adam(b1=0.5),
     options={'strength': 1.0},
   ),
@@ -332,7 +362,10 @@ PAPER = {
   'rsd': _REGRESSION,
   'sdat': Settings(0.002, 1e-3, inverse(30.0), norm='batch'),
   'shot': Settings(
-    weight_decay=1e-3, decay=halves(10.0), norm='batch', activation='none'
+    weight_decay=1e-3,
+    decay=in_two(0.5, (1.0, 10.0), (1.0, 10.0)),
+    norm='batch',
+    activation='none',
   ),
   'source_coral': _DOMAINBED._replace(options={'strength': 4.0}),
   'tent': _SCRATCH._replace(rate=1e-3, norm='batch'),

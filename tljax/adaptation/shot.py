@@ -74,7 +74,7 @@ def method(
     labels, sums = pseudo_label(features, outputs['logits'], state.memory, decay)
     return move_features(state.replace(memory=sums), {**batch, 'pseudo_label': labels})
 
-  step = in_turn(source_steps, move_all, adapt)
+  step = in_turn(source_steps, move_all, adapt, optimizer)
   return Method(init, step, predict_with(model))
 
 

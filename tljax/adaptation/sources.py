@@ -26,6 +26,7 @@ from tljax.method import (
   new_state,
   predict_with,
 )
+from tljax.models.products import wide
 
 
 def by_domain(tree: Any, domain: jax.Array | None, domains: int) -> Any:
@@ -73,6 +74,7 @@ def outputs_by_domain(
     task's loss on each; and its updated mutable collections.
   """
   outputs, model_state = apply_train(model, params, state, source['image'], rng)
+  outputs = jax.tree.map(lambda x: x.astype(wide(x.dtype)), outputs)
   outputs = {**outputs, 'label': source['label']}
   outputs = by_domain(outputs, source.get('domain'), domains)
   risk = jax.vmap(task_loss)(outputs['logits'], outputs['label'])

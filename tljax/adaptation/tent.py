@@ -73,7 +73,8 @@ def method(
     )
     return after.replace(params=params), metrics
 
-  return Method(init, in_turn(source_steps, move_all, adapt), predict_with(model))
+  step = in_turn(source_steps, move_all, adapt, optimizer)
+  return Method(init, step, predict_with(model))
 
 
 def norms(params: Params) -> Params:

@@ -96,7 +96,11 @@ def method(
 
 
 def _label_parts(params):
-  return {part: 'critic' if part == 'discriminator' else 'model' for part in params}
+  def label(path, _):
+    return 'critic' if path[0].key == 'discriminator' else 'model'
+
+  # Of each leaf: an optimiser within may label leaves too, as `labels.freeze`'s does.
+  return jax.tree_util.tree_map_with_path(label, params)
 
 
 def penalised_points(

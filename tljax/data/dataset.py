@@ -54,8 +54,10 @@ class Dataset:
     """Returns the examples of some classes, which are numbered anew, as named.
 
     Raises:
-      InputError: there is no such class.
+      InputError: there is no such class, or one is named twice.
     """
+    if len(set(names)) < len(names):
+      raise InputError(f'of the classes {", ".join(names)} one is named twice')
     for name in names:
       if name not in self.classes:
         raise InputError(
@@ -82,8 +84,10 @@ class Dataset:
     """Returns `count` examples of each class, drawn by `seed`.
 
     Raises:
-      InputError: a class has fewer, or there are none.
+      InputError: `count` is none, a class has fewer, or there are no classes.
     """
+    if count < 1:
+      raise InputError(f'{count} shots are none; ask for at least 1')
     if not self.classes:
       raise InputError("--shots counts examples of classes; these are a regression's")
     if self.is_multi_label:

@@ -107,7 +107,7 @@ def split(sources: Splits, validation: float | None = None) -> dict[str, Source]
 
   Raises:
     InputError: the set has a validation split and `validation` asks for another, or
-      the share is not between 0 and 1.
+      the share is not between 0 and 1; or there is nothing to train on.
   """
   if validation is not None and not 0 < validation < 1:
     raise InputError(f'--val-fraction is {validation}; choose one between 0 and 1')
@@ -119,6 +119,10 @@ def split(sources: Splits, validation: float | None = None) -> dict[str, Source]
       )
     return dict(sources)
   share = validation or VALIDATION
+  if 'test' in sources and 'train' not in sources:
+    raise InputError(
+      f'{sources["test"].origin} has a test split alone; give it without a split'
+    )
   if 'test' in sources:
     rest = {k: source for k, source in sources.items() if k != 'train'}
     return {**_divide(sources['train'], {'validation': share}), **rest}

@@ -65,8 +65,10 @@ class Source:
     Where an example may have several it returns all, less what other classes they have.
 
     Raises:
-      InputError: there is no such class.
+      InputError: there is no such class, or one is named twice.
     """
+    if len(set(names)) < len(names):
+      raise InputError(f'of the classes {", ".join(names)} one is named twice')
     for name in names:
       if name not in self.classes:
         raise InputError(
