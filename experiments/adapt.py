@@ -48,8 +48,8 @@ class Flags(settings.Flags):
 
 
 def adapt(flags: Flags) -> None:
-  sources = [flags.load_data(spec) for spec in flags.source]
-  sources, target = flags.match(sources, flags.load_data(flags.target))
+  sources = [flags.load_data(spec, rows=True) for spec in flags.source]
+  sources, target = flags.match(sources, flags.load_data(flags.target, rows=True))
   sources = [splits['train'] for splits in sources]
   steps = max(
     batches.steps_for(source, flags.epochs, flags.batch_size) for source in sources

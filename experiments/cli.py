@@ -52,12 +52,14 @@ class Flags:
     default_factory=Machine
   )
 
-  def seed_range(self) -> range:
-    """The seeds of the run."""
+  def __post_init__(self):
     if self.seeds < 1 or self.seed < 0:
       raise InputError(
         f'--seeds is {self.seeds}, --seed {self.seed}; ask for 1 seed or more, from 0'
       )
+
+  def seed_range(self) -> range:
+    """The seeds of the run."""
     return range(self.seed, self.seed + self.seeds)
 
   def open_run(self, without: tuple[str, ...] = (), **facts) -> Run:

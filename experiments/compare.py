@@ -8,16 +8,12 @@ With --resume it skips what the run has done: ask for more methods and seeds at 
 
 import dataclasses
 import itertools
-import pathlib
 import sys
 
 import jax
 
 from experiments import cli, grid, settings
 from tljax.data import batches
-from tljax.data.dataset import whole
-from tljax.errors import InputError
-from tljax.extraction.features import extract_splits
 from tljax.models import Linear
 from tljax.models.bottleneck import OnFeatures
 
@@ -39,25 +35,13 @@ class Flags(settings.Flags):
   transductive: bool = False
   """Learn on all of the source, adapt to all of the target and judge on it."""
   seeds: int = 5
+  epochs: int = 10
+  """Passes over the first task's source; all tasks have as many steps."""
 
 
 def compare(flags: Flags) -> None:
-  names = [pathlib.PurePath(spec.split(':')[-1]).stem for spec in flags.domains]
-  domains = {k: flags.load_data(s) for k, s in zip(names, flags.domains, strict=True)}
-  if len(domains) < 2:
-    raise InputError('--domains: name two or more, of different names')
   backbone = flags.load_backbone()
-  if flags.frozen:
-    network = flags.build_model(2), backbone
-    domains = {k: extract_splits(*network, s) for k, s in domains.items()}
-  if flags.transductive:
-    splits = ('train', 'validation', 'test')
-    domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
-  pairs = grid.pairs(tuple(domains), flags.targets, flags.several)
-  tasks = {
-    task: flags.match([domains[k] for k in sources], domains[target])
-    for task, (sources, target) in pairs.items()
-  }
+  tasks = grid.tasks(flags, backbone)
   training = {
     task: ([source['train'] for source in sources], target['train'])
     for task, (sources, target) in tasks.items()
@@ -74,6 +58,7 @@ def compare(flags: Flags) -> None:
     streams = [flags.batches_for(k, one, *on, flags.seed) for on in training.values()]
     jax.eval_shape(one.init, jax.random.key(0), start, streams[0](0))
   run = flags.open_run(without=('domains', 'targets', 'methods', 'seeds'))
+  prints = grid.fingerprints(training, run)
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
     own = flags.bottlenecked(model, name)
@@ -85,12 +70,13 @@ def compare(flags: Flags) -> None:
     for seed, one in grid.train(
       methods[name], streams, steps, target, start, **flags.machine.options()
     ):
-      features = grid.features(own, one, (sources[0], target))
-      facts = grid.judge(methods[name], own, one, sources[0], target, features)
-      if done[seed].startswith(next(iter(tasks))) and seed == flags.seed:
-        grid.keep(run.folder / 'features', name, features)
+      facts, features = grid.judge(
+        methods[name], own, one, sources[0], target, not flags.transductive
+      )
+      if task == next(iter(tasks)) and seed == flags.seed:
+        grid.keep(run.folder / 'features' / task, name, features)
       facts |= {'seconds': one.seconds, **flags.scores(one, target)}
-      run.log(done[seed], {'accuracy': one.accuracy} | facts)
+      run.log(done[seed], {'accuracy': one.accuracy, 'data': prints[task]} | facts)
       print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
   grid.conclude(run, tasks, list(methods), flags.seed_range())
 

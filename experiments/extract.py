@@ -20,7 +20,7 @@ from tljax.extraction.head import join
 
 
 @dataclasses.dataclass(kw_only=True)
-class Flags(cli.ModelFlags):
+class Flags(cli.Few, cli.ModelFlags):
   """Trains a head on the features of a frozen network."""
 
   data: str

@@ -5,9 +5,9 @@
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
+import jax
 import optax
 
 from experiments import cli, results, tasks
@@ -18,15 +18,9 @@ from tljax.finetuning import labels, summary
 from tljax.method import Method
 from tljax.train import Plan, compare
 
-MIXES = {
-  'mixup': functools.partial(augment.mixup, 0.2),
-  'cutmix': functools.partial(augment.cutmix, 1.0),
-  'both': augment.mixup_or_cutmix,
-}
-
 
 @dataclasses.dataclass(kw_only=True)
-class Flags(cli.TrainingFlags):
+class Flags(cli.Few, cli.TrainingFlags):
   """Fine-tunes a network on labelled images; without --weights, from scratch."""
 
   data: str
@@ -74,20 +68,23 @@ class Flags(cli.TrainingFlags):
 
 def finetune(flags: Flags) -> None:
   splits = flags.load_data(flags.data, multi_label=True)
-  training, mix = splits['train'], MIXES.get(flags.mix)
+  training, mix = splits['train'], augment.MIXES.get(flags.mix)
   few, task = flags.few(training), tasks.of(training)
   if mix:
     task.check_one_class(f'--mix {flags.mix}')
   steps = batches.steps_for(few[flags.seed], flags.epochs, flags.batch_size)
-  variables, methods, plans = flags.load_backbone(), None, {}
+  variables, plans = flags.load_backbone(), {}
   for seed, examples in few.items():
-    if methods is None or 'relationship' in finetuning.defaults(flags.method):
-      methods = flags.methods(task, steps, examples, splits['validation'])
+    if not plans or 'relationship' in finetuning.defaults(flags.method):
+      sets = examples, splits['validation']
+      ((name, method),) = flags.methods(task, steps, *sets).items()
     stream = flags.stream(examples, seed, mix=mix and mix(task.outputs))
-    plans[seed] = {k: Plan(method, stream, variables) for k, method in methods.items()}
+    plans[seed] = {name: Plan(method, stream, variables)}
+  # A method may refuse the model: rather now than in a folder of its own.
+  jax.eval_shape(method.init, jax.random.key(0), variables, stream(0))
   if flags.dry_run:
     optimizer = flags.optimizer(steps, flags.build_model(task.outputs).spec)
-    return summary.show(*methods.values(), optimizer, variables, stream(0))
+    return summary.show(method, optimizer, variables, stream(0))
   run = flags.open_run(fingerprint=training.fingerprint(), **task._asdict())
   options = flags.machine.options() | {'best': task.figure}
   trials = compare(plans, steps, splits, run, **options)

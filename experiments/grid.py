@@ -11,42 +11,74 @@ from scipy import stats
 
 from experiments import results
 from tljax import plots, report
-from tljax.data.dataset import Dataset, judging_split
+from tljax.data.dataset import Dataset, judging_split, whole
 from tljax.errors import InputError
-from tljax.extraction.features import extract
+from tljax.extraction.features import extract, extract_splits
 from tljax.inference import predictor
 from tljax.measures import scores, two_sample, validators
-from tljax.method import Method
+from tljax.method import Method, Variables
+from tljax.run import Run
 from tljax.train import Trial, trial, trials_at_once
 
+Splits = Mapping[str, Dataset]
 
-def pairs(
-  names: Sequence[str], targets: Sequence[str], several: bool
-) -> dict[str, tuple[list[str], str]]:
-  """Returns by task the names of its sources and of its target.
 
-  Args:
-    names: of all sets.
-    targets: those to adapt to; none are all.
-    several: whether a target's sources are all others together.
+def tasks(flags, backbone: Variables | None) -> dict[str, tuple[list[Splits], Splits]]:
+  """Returns by name the sources and the target of each task, as flags of compare ask.
 
   Raises:
-    InputError: a target is none of the sets.
+    InputError: they ask for what cannot be, such as two domains of one name.
   """
-  for name in targets:
-    if name not in names:
-      raise InputError(f'--targets: {name} is none of {", ".join(names)}')
-  targets = targets or names
-  if several:
-    return {f'to {b}': ([a for a in names if a != b], b) for b in targets}
-  both = itertools.permutations(names, 2)
-  return {f'{a} to {b}': ([a], b) for a, b in both if b in targets}
+  domains = {
+    pathlib.PurePath(spec.split(':')[-1]).stem: flags.load_data(spec, rows=True)
+    for spec in flags.domains
+  }
+  if len(domains) < max(2, len(flags.domains)):
+    raise InputError('--domains: name two or more, of different names')
+  for name in flags.targets:
+    if name not in domains:
+      raise InputError(f'--targets: {name} is none of {", ".join(domains)}')
+  if flags.frozen:
+    if backbone is None:
+      raise InputError('--frozen: give the --weights of the network that is frozen')
+    network = flags.build_model(2), backbone
+    domains = {k: extract_splits(*network, s) for k, s in domains.items()}
+  if flags.transductive:
+    if flags.target_shots:
+      raise InputError('--transductive judges on all of the target; no --target-shots')
+    splits = ('train', 'validation', 'test')
+    domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
+  targets = flags.targets or domains
+  if flags.several:
+    pairs = {f'to {b}': ([a for a in domains if a != b], b) for b in targets}
+  else:
+    both = itertools.permutations(domains, 2)
+    pairs = {f'{a} to {b}': ([a], b) for a, b in both if b in targets}
+  return {
+    task: flags.match([domains[k] for k in sources], domains[target])
+    for task, (sources, target) in pairs.items()
+  }
 
 
-def features(model, trial: Trial, domains: Sequence[Mapping[str, Dataset]]) -> list:
-  """Returns the network's features (N, D) of each domain's test split."""
-  variables = trial.state.variables
-  return [extract(model, variables, judging_split(splits).images) for splits in domains]
+def fingerprints(
+  training: Mapping[str, tuple[Sequence[Dataset], Dataset]], run: Run
+) -> dict[str, list[str]]:
+  """Returns by task the hashes of what is learned from: all sources, and the target.
+
+  Raises:
+    InputError: the run holds trainings on other data of a task's name.
+  """
+  prints = {
+    task: [dataset.fingerprint() for dataset in (*sources, target)]
+    for task, (sources, target) in training.items()
+  }
+  for record in run.records():
+    task = record['run'].rpartition(', ')[0]
+    if task in prints and record.get('data', prints[task]) != prints[task]:
+      raise InputError(
+        f'{run.folder} has {task} of other data already; choose another --out'
+      )
+  return prints
 
 
 def judge(
@@ -55,28 +87,21 @@ def judge(
   trial: Trial,
   source: Mapping[str, Dataset],
   target: Mapping[str, Dataset],
-  found: Sequence[np.ndarray],
-) -> dict:
-  """Returns the A-distance of the domains' `features`, and what the validators say.
+  held_out: bool,
+) -> tuple[dict, list[np.ndarray]]:
+  """Returns a trial's facts, and the network's features (N, D) of both test splits.
 
-  These see the target's training images, unlabelled, and the source's training and
-  validation splits.
+  The facts are the A-distance of these features, and what the validators say, who see
+  the target's training images, unlabelled, and the source's training and validation
+  splits; those that judge by the latter only where it was `held_out` of training.
   """
-  held_out, unlabelled = source['validation'], target['train'].images
-  logits = predictor(method)
-  on_source = logits(trial.state, held_out.images)
-  on_target = logits(trial.state, unlabelled)
-  seen = source['train'].take(_some(source['train'])).images
-  trained, validated, adapted = (
-    extract(model, trial.state.variables, images)
-    for images in (seen, held_out.images, unlabelled)
-  )
-  weights = validators.density_ratio(trained, adapted[_some(adapted)], validated)
-  wrong = np.float64(on_source.argmax(-1) != held_out.labels)
-  said = {
-    'source accuracy': scores.accuracy(on_source, held_out.labels),
-    'IWCV': validators.iwcv(wrong, weights),
-    'DEV': validators.dev(wrong, weights),
+  variables = trial.state.variables
+  found = [extract(model, variables, judging_split(s).images) for s in (source, target)]
+  unlabelled = target['train'].images
+  on_target = predictor(method)(trial.state, unlabelled)
+  adapted = extract(model, variables, unlabelled)
+  said = _by_source(method, model, trial, source, adapted) if held_out else {}
+  said |= {
     'entropy': validators.negative_entropy(on_target),
     'InfoMax': validators.information(on_target),
     'BNM': validators.nuclear_norm(on_target),
@@ -84,7 +109,24 @@ def judge(
     'RankMe': validators.effective_rank(adapted),
   }
   distance = two_sample.proxy_a_distance(*found)
-  return {'a_distance': distance, 'validators': said, **stopped(trial.records)}
+  facts = {'a_distance': distance, 'validators': said, **stopped(trial.records)}
+  return facts, found
+
+
+def _by_source(method, model, trial, source, adapted):
+  """What the validators say that judge by the source's validation split."""
+  seen, held_out = source['train'].take(_some(source['train'])), source['validation']
+  trained, validated = (
+    extract(model, trial.state.variables, part.images) for part in (seen, held_out)
+  )
+  logits = predictor(method)(trial.state, held_out.images)
+  weights = validators.density_ratio(trained, adapted[_some(adapted)], validated)
+  wrong = np.float64(logits.argmax(-1) != held_out.labels)
+  return {
+    'source accuracy': scores.accuracy(logits, held_out.labels),
+    'IWCV': validators.iwcv(wrong, weights),
+    'DEV': validators.dev(wrong, weights),
+  }
 
 
 def _some(rows):
@@ -150,7 +192,7 @@ def gains(records: Sequence[dict], methods: Sequence[str]) -> report.Rows:
 
 def keep(folder: pathlib.Path, name: str, found: Sequence[np.ndarray]) -> None:
   """Keeps a method's features of both domains, for `draw`."""
-  folder.mkdir(exist_ok=True)
+  folder.mkdir(parents=True, exist_ok=True)
   np.savez_compressed(folder / f'{name}.npz', *found)
 
 
@@ -206,9 +248,12 @@ def conclude(run, tasks, methods, seeds) -> None:
   page.table('Validators', rows, ABOUT)
   if all('infomax_gain' in record for record in trained):
     page.table('Stopped by InfoMax', gains(trained, methods), STOPPED)
-  (source, *_), target = next(iter(tasks.values()))
-  first = {'source': source, 'target': target}
-  figure = draw(run.folder / 'features', methods, first)
-  text = 't-SNE of test examples, first pair and seed; labels colour it.'
-  page.figure('Features', figure, text)
+  task, ((source, *_), target) = next(iter(tasks.items()))
+  folder = run.folder / 'features' / task
+  # None are kept of a method that was trained when another pair was the first.
+  kept = [name for name in methods if (folder / f'{name}.npz').exists()]
+  if kept:
+    figure = draw(folder, kept, {'source': source, 'target': target})
+    text = f't-SNE of test examples, {task}, first seed; labels colour it.'
+    page.figure('Features', figure, text)
   page.save()

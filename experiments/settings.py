@@ -88,6 +88,11 @@ class Flags(cli.TrainingFlags):
     domains: int = 1,
   ) -> dict[str, Method]:
     """Returns by name methods of adaptation and baselines; see `presets.build`."""
+    self._check_preset()
+    if 'source_and_target' in names and not self.target_shots:
+      raise InputError(
+        'source_and_target: give it labels of the target: --target-shots'
+      )
     backbone = 'pretrained' if self._is_pretrained(model) else 'scratch'
     backbone = 'none' if isinstance(model, OnFeatures) else backbone
     methods = {}
@@ -95,10 +100,8 @@ class Flags(cli.TrainingFlags):
       own = self.bottlenecked(model, name)
       if self.preset is not None:
         optimizer = presets.optimizer(self.preset, name, steps, backbone)
-        for part in () if name in _BASELINES else name.split('+'):
-          if not presets.has(self.preset, part):
-            note = f'--preset {self.preset}: it has no {part}, which gets those of DANN'
-            print(note, file=sys.stderr)
+        if name not in _BASELINES:
+          self._say_what_is_missing(name)
       else:
         # As most published scripts have it: what is pretrained moves at a tenth.
         rates = optimizers.backbone_rate(0.1 if backbone == 'pretrained' else 1.0)
@@ -111,6 +114,22 @@ class Flags(cli.TrainingFlags):
         method = presets.build(name, own, optimizer, steps, *options)
       methods[discovery.label(name)] = method
     return methods
+
+  def _check_preset(self):
+    """Refuses flags of one's own that a preset would pass over."""
+    for name in ('learning_rate', 'norm') if self.preset is not None else ():
+      if getattr(self, name) != getattr(Flags, name):
+        flag, own = name.replace('_', '-'), name.removeprefix('learning_')
+        raise InputError(
+          f'--{flag}: a preset has its own; change it by --preset '
+          f'{self.preset.split(":")[0]}:{own}={getattr(self, name)}'
+        )
+
+  def _say_what_is_missing(self, name):
+    for part in name.split('+'):
+      if not presets.has(self.preset, part):
+        note = f'--preset {self.preset}: it has no {part}, which gets those of DANN'
+        print(note, file=sys.stderr)
 
   def bottlenecked(self, model: nn.Module, name: str) -> nn.Module:
     """Returns the model with the bottleneck that the method `name` has.
@@ -176,6 +195,8 @@ class Flags(cli.TrainingFlags):
 
   def stream(self, dataset: Dataset, seed: int, **options) -> batches.Stream:
     """As of all scripts; of 'fixmatch' the weak view."""
+    if dataset.images.ndim == 2 and self.augment != 'none':
+      raise InputError(f'--augment {self.augment} changes images; these are features')
     weak = {'augment': randaugment.weak} if self.augment == 'fixmatch' else {}
     return super().stream(dataset, seed, **{**weak, **options})
 

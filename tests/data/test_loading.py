@@ -21,6 +21,13 @@ def sizes(splits):
   return {name: len(part) for name, part in splits.items()}
 
 
+def test_a_test_split_alone_is_none_to_learn_from(tmp_path):
+  rows = ''.join(f'{i},{i % 2},test\n' for i in range(20))
+  (tmp_path / 'rows.csv').write_text(f'x,y,split\n{rows}')
+  with pytest.raises(InputError, match='has a test split alone'):
+    data.load(f'csv:{tmp_path}/rows.csv?features=all&target=y', TRANSFORM)
+
+
 @pytest.mark.parametrize('spec', ['nothing', 'folder:', 'ftp:mnist'])
 def test_unknown_sets(spec):
   with pytest.raises(InputError, match='choose digits, digits-m or one of folder:PATH'):

@@ -39,6 +39,16 @@ def refuse(launch, tmp_path):
   return refuse
 
 
+@pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
+@pytest.mark.parametrize('script', ['finetune', 'extract'])
+def test_rows_of_numbers_are_no_images(refuse, tmp_path, script):
+  rows = '\n'.join(f'{i % 7},{i % 5},{"ab"[i % 2]}' for i in range(40))
+  (tmp_path / 'rows.csv').write_text(f'x,y,kind\n{rows}\n')
+  data = f'csv:{tmp_path}/rows.csv?features=all&label=kind'
+  flags = ('--data', data, '--out', tmp_path / 'run')
+  refuse('has rows of numbers; adapt and compare', script, *flags)
+
+
 @pytest.mark.parametrize(
   ('script', 'flags', 'named'),
   [
@@ -70,6 +80,11 @@ def refuse(launch, tmp_path):
     ('finetune', ('--data', 'digits', '--val-fraction', 0.2, *TINY), 'of its own'),
     ('finetune', ('--data', 'digits', '--classes', '3', 'x', *TINY), "no class 'x'"),
     ('finetune', ('--data', 'digits', '--mix', 'all', *TINY), "'all'.*--mix.*cutmix"),
+    ('finetune', ('--data', 'digits', '--shots', -1, *TINY), '-1 shots are none'),
+    ('finetune', ('--data', 'digits', '--freeze', '*', *TINY), "'.' is no pattern"),
+    ('finetune', ('--data', 'digits', '--freeze', 'x/.*', *TINY), 'no parameter'),
+    ('adapt', (*DIGITS, '--shots', 3), 'Unrecognized.*--shots'),
+    ('adapt', (*DIGITS, '--target-shots', -1), '-1 shots are none'),
     ('extract', ('--data', 'digits', '--weights', 'x', '--epochs', 0), '--epochs is 0'),
     ('extract', ('--data', 'digits', '--head', 'tree'), "'tree'.*--head.*nearest_mean"),
   ],

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def domains(pets, tmp_path):
   return f'folder:{pets}', f'folder:{other}'
 
 
-def test_a_grid_of_networks(launch, domains, tmp_path):
+def test_a_grid_of_networks(launch, pets, domains, tmp_path):
   out = tmp_path / 'run'
   flags = ('--domains', *domains, '--methods', 'coral', 'coral+mcc', '--model', 'cnn')
   flags += ('--image-size', 12, '--epochs', 12, '--batch-size', 4, '--out', out)
@@ -49,6 +50,14 @@ def test_a_grid_of_networks(launch, domains, tmp_path):
   assert after[: len(before)] == before and len(after) == 2 * 5 * 2
   assert list(json.loads((out / 'result.json').read_text())) != methods
 
+  # Other images by a name that the run has are no more of the same.
+  changed = tmp_path / 'changed' / 'other'
+  shutil.copytree(pets, changed)
+  (changed / 'cat' / '6.png').unlink()
+  others = ('--domains', domains[0], f'folder:{changed}')
+  ended = launch('compare', *others, *flags[3:], '--resume')
+  assert ended.status == 2 and 'of other data already' in ended.err
+
 
 @pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
 def test_a_grid_on_the_features_of_a_frozen_network(
@@ -65,6 +74,19 @@ def test_a_grid_on_the_features_of_a_frozen_network(
     t['accuracy_mean'] for by_task in result.values() for t in by_task.values()
   ]
   assert len(accuracies) == 6 and np.mean(accuracies) > 0.7
+
+
+def test_a_transductive_grid_judges_by_no_source_that_it_learned(
+  launch, domains, tmp_path
+):
+  flags = ('--domains', *domains, '--targets', 'other', '--methods', 'coral')
+  flags += ('--model', 'cnn', '--image-size', 12, '--epochs', 1, '--batch-size', 4)
+  out = tmp_path / 'run'
+  ended = launch('compare', *flags, '--transductive', '--seeds', 1, '--out', out)
+  assert ended.status == 0, ended.err
+  result = json.loads((out / 'result.json').read_text())
+  assert {'InfoMax', 'entropy'} < result['validators'].keys()
+  assert not {'source accuracy', 'IWCV', 'DEV'} & result['validators'].keys()
 
 
 def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
@@ -96,6 +118,13 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
       ('--methods', 'dann', 'fixmatch', '--preset', 'paper'),
       'takes 7 times --batch',
     ),
+    (2, ('--frozen',), 'give the --weights of the network'),
+    (2, ('--preset', 'digits', '--norm', 'batch'), 'by --preset digits:norm=batch'),
+    (2, ('--methods', 'dann', 'source_and_target'), 'labels of the target'),
+    (2, ('--transductive', '--target-shots', '3'), '--transductive judges on all'),
+    (2, ('--image-size', '0'), '--image-size is 0; choose 1 or more'),
+    (2, ('--seed', '-1'), '--seed -1; ask for'),
+    (2, ('--classes', 'cat', 'cat'), 'cat, cat one is named twice'),
     (2, ('--preset', 'books'), "'books' is unknown; choose one of library"),
     (2, ('--target-classes', 'emu'), "--target-classes: .*'emu'; choose from cat, dog"),
   ],

@@ -6,6 +6,7 @@ the labels too. Colour is in `color.py`, RandAugment and FixMatch in `randaugmen
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -351,3 +352,11 @@ def mixup_or_cutmix(
     return jax.lax.cond(choice, *branches, key, images, labels)
 
   return apply
+
+
+# By name, with the usual settings: the number of classes gives a mix.
+MIXES = {
+  'mixup': functools.partial(mixup, 0.2),
+  'cutmix': functools.partial(cutmix, 1.0),
+  'both': mixup_or_cutmix,
+}

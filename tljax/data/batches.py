@@ -118,7 +118,7 @@ class _Reader:
     share = batch_size // count
     self._mine = index * share + np.arange(share)
     self._groups = [np.arange(len(dataset))]  # which take turns
-    if balanced and dataset.is_multi_label:
+    if balanced and (dataset.is_multi_label or not dataset.classes):
       raise InputError('class-balanced batches want examples of one class each')
     if balanced:
       classes = range(len(dataset.classes))

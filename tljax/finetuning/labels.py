@@ -66,7 +66,16 @@ def label_params(params: Params, rules: Rules) -> Any:
 
 
 def freeze_rules(*patterns: str) -> Rules:
-  """Rules that freeze what the patterns match and train all else."""
+  """Rules that freeze what the patterns match and train all else.
+
+  Raises:
+    InputError: a pattern is no regular expression.
+  """
+  for pattern in patterns:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise InputError(f'{pattern!r} is no pattern: {error}; mend it') from error
   return [*((pattern, FROZEN) for pattern in patterns), ('.*', TRAINED)]
 
 
