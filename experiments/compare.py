@@ -41,7 +41,7 @@ class Flags(settings.Flags):
 
 def compare(flags: Flags) -> None:
   backbone = flags.load_backbone()
-  tasks = grid.tasks(flags, backbone)
+  tasks, prints = grid.tasks(flags, backbone)
   training = {
     task: ([source['train'] for source in sources], target['train'])
     for task, (sources, target) in tasks.items()
@@ -58,7 +58,7 @@ def compare(flags: Flags) -> None:
     streams = [flags.batches_for(k, one, *on, flags.seed) for on in training.values()]
     jax.eval_shape(one.init, jax.random.key(0), start, streams[0](0))
   run = flags.open_run(without=('domains', 'targets', 'methods', 'seeds'))
-  prints = grid.fingerprints(training, run)
+  grid.check_data(run, prints)
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
     own = flags.bottlenecked(model, name)

@@ -23,8 +23,10 @@ from tljax.train import Trial, trial, trials_at_once
 Splits = Mapping[str, Dataset]
 
 
-def tasks(flags, backbone: Variables | None) -> dict[str, tuple[list[Splits], Splits]]:
-  """Returns by name the sources and the target of each task, as flags of compare ask.
+def tasks(
+  flags, backbone: Variables | None
+) -> tuple[dict[str, tuple[list[Splits], Splits]], dict[str, dict]]:
+  """Returns by task its sources and target, as flags of compare ask, and their hashes.
 
   Raises:
     InputError: they ask for what cannot be, such as two domains of one name.
@@ -38,9 +40,15 @@ def tasks(flags, backbone: Variables | None) -> dict[str, tuple[list[Splits], Sp
   for name in flags.targets:
     if name not in domains:
       raise InputError(f'--targets: {name} is none of {", ".join(domains)}')
+  prints = {
+    name: [part.fingerprint() for part in splits.values()]
+    for name, splits in domains.items()
+  }
   if flags.frozen:
     if backbone is None:
       raise InputError('--frozen: give the --weights of the network that is frozen')
+    if any(splits['train'].images.ndim == 2 for splits in domains.values()):
+      raise InputError('--frozen: a domain has rows of numbers; leave the flag out')
     network = flags.build_model(2), backbone
     domains = {k: extract_splits(*network, s) for k, s in domains.items()}
   if flags.transductive:
@@ -54,31 +62,24 @@ def tasks(flags, backbone: Variables | None) -> dict[str, tuple[list[Splits], Sp
   else:
     both = itertools.permutations(domains, 2)
     pairs = {f'{a} to {b}': ([a], b) for a, b in both if b in targets}
-  return {
+  found = {
     task: flags.match([domains[k] for k in sources], domains[target])
+    for task, (sources, target) in pairs.items()
+  }
+  return found, {
+    task: {k: prints[k] for k in (*sources, target)}
     for task, (sources, target) in pairs.items()
   }
 
 
-def fingerprints(
-  training: Mapping[str, tuple[Sequence[Dataset], Dataset]], run: Run
-) -> dict[str, list[str]]:
-  """Returns by task the hashes of what is learned from: all sources, and the target.
-
-  Raises:
-    InputError: the run holds trainings on other data of a task's name.
-  """
-  prints = {
-    task: [dataset.fingerprint() for dataset in (*sources, target)]
-    for task, (sources, target) in training.items()
-  }
+def check_data(run: Run, prints: Mapping[str, dict]) -> None:
+  """Raises InputError where the run holds trainings of a task on other data."""
   for record in run.records():
     task = record['run'].rpartition(', ')[0]
     if task in prints and record.get('data', prints[task]) != prints[task]:
       raise InputError(
         f'{run.folder} has {task} of other data already; choose another --out'
       )
-  return prints
 
 
 def judge(

@@ -118,11 +118,12 @@ class Flags(cli.TrainingFlags):
   def _check_preset(self):
     """Refuses flags of one's own that a preset would pass over."""
     for name in ('learning_rate', 'norm') if self.preset is not None else ():
-      if getattr(self, name) != getattr(Flags, name):
+      if getattr(self, name) != getattr(type(self), name):
         flag, own = name.replace('_', '-'), name.removeprefix('learning_')
+        joined = f'{self.preset}{"," if ":" in self.preset else ":"}'
         raise InputError(
           f'--{flag}: a preset has its own; change it by --preset '
-          f'{self.preset.split(":")[0]}:{own}={getattr(self, name)}'
+          f'{joined}{own}={getattr(self, name)}'
         )
 
   def _say_what_is_missing(self, name):

@@ -11,7 +11,7 @@ the clipped norm and have no moments. The schedules are `inverse_decay` and opta
 `warmup_cosine_decay_schedule`, `piecewise_constant_schedule` for steps,
 `join_schedules`. To accumulate the gradients of k batches give
 `optax.MultiSteps(optimizer, k).gradient_transformation()`; its schedules count the
-updates, a k-th of the steps.
+updates, a k-th of the steps. Methods that move parts `apart` refuse it.
 """
 
 from collections.abc import Callable, Collection
@@ -136,8 +136,8 @@ def apart(
     state = optimizer.init(params)
     if any(map(_accumulates, jax.tree.leaves(state, is_leaf=_accumulates))):
       raise InputError(
-        'a method that moves parts in turn takes no optax.MultiSteps, which would add '
-        'up the gradients of its losses; take larger batches'
+        'a method of several losses or phases takes no optax.MultiSteps, which would '
+        'add up the gradients of all of them; take larger batches'
       )
     return _map_by_part(stack, params, state)
 

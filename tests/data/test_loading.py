@@ -21,10 +21,11 @@ def sizes(splits):
   return {name: len(part) for name, part in splits.items()}
 
 
-def test_a_test_split_alone_is_none_to_learn_from(tmp_path):
-  rows = ''.join(f'{i},{i % 2},test\n' for i in range(20))
+@pytest.mark.parametrize('names', [['test'], ['validation'], ['validation', 'test']])
+def test_a_set_without_a_training_split(tmp_path, names):
+  rows = ''.join(f'{i},{i % 2},{names[i % len(names)]}\n' for i in range(20))
   (tmp_path / 'rows.csv').write_text(f'x,y,split\n{rows}')
-  with pytest.raises(InputError, match='has a test split alone'):
+  with pytest.raises(InputError, match='has no training split'):
     data.load(f'csv:{tmp_path}/rows.csv?features=all&target=y', TRANSFORM)
 
 

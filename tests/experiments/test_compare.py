@@ -120,6 +120,16 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
     ),
     (2, ('--frozen',), 'give the --weights of the network'),
     (2, ('--preset', 'digits', '--norm', 'batch'), 'by --preset digits:norm=batch'),
+    (
+      2,
+      ('--preset', 'digits:width=9', '--learning-rate', '0.1'),
+      'by --preset digits:width=9,rate=0.1',
+    ),
+    (
+      2,
+      ('--preset', 'library', '--methods', 'adda:source_steps=0'),
+      'adda:source_steps: the schedules of preset',
+    ),
     (2, ('--methods', 'dann', 'source_and_target'), 'labels of the target'),
     (2, ('--transductive', '--target-shots', '3'), '--transductive judges on all'),
     (2, ('--image-size', '0'), '--image-size is 0; choose 1 or more'),

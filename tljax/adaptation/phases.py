@@ -34,16 +34,16 @@ def in_turn(
     early = state.step < source_steps
     if source_steps == 0:
       return adapt(state, batch)
-    renew = functools.partial(jnp.where, state.step == source_steps)
-    new = jax.tree.map(renew, optimizer.init(state.params), state.opt_state)
-    late = state.replace(opt_state=new)
     if jax.default_backend() != 'cpu':
-      return jax.lax.cond(
-        early, lambda: learn(state, batch), lambda: adapt(late, batch)
-      )
+      return jax.lax.cond(early, learn, begin, state, batch)
     # On CPUs XLA computes the gradient of a convolution thirty times slower within a
     # conditional, so both are computed there and one is thrown away.
-    both = learn(state, batch), adapt(late, batch)
+    both = learn(state, batch), begin(state, batch)
     return jax.tree.map(functools.partial(jnp.where, early), *both)
+
+  def begin(state, batch):
+    renew = functools.partial(jnp.where, state.step == source_steps)
+    new = jax.tree.map(renew, optimizer.init(state.params), state.opt_state)
+    return adapt(state.replace(opt_state=new), batch)
 
   return step

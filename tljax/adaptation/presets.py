@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import optax
 
 from tljax import adaptation, discovery, optimizers
-from tljax.adaptation.published import PRESETS, Settings
+from tljax.adaptation.published import PRESETS, Settings, phase
 from tljax.errors import InputError
 from tljax.losses import Loss
 from tljax.method import Method
@@ -118,7 +118,8 @@ def build(
     preset: whose options and ramps to take; see `settings`.
 
   Raises:
-    InputError: a part is named twice, or is none, or its options are.
+    InputError: a part is named twice, or is none, or its options are, or they and a
+      preset both say where the first phase ends.
   """
   given = {}
   for text in name.split('+'):
@@ -130,6 +131,11 @@ def build(
     if callable(published):
       published = published(model.head.num_classes)
     own = discovery.parse_options(texts, _own_options(part))
+    if preset is not None and 'source_steps' in own:
+      raise InputError(
+        f'{part}:source_steps: the schedules of preset {preset!r} have phases of their '
+        'own; leave one of the two out'
+      )
     peak = own.pop('strength', found.strength if strength is None else strength)
     fitted = options(part, steps, peak, task_loss, domains, found)
     given[part] = {**published, **fitted, **own}
@@ -173,7 +179,7 @@ def options(
   if 'domains' in defaults:
     given['domains'] = domains
   if 'source_steps' in defaults:
-    given['source_steps'] = int(settings.first_phase * steps)
+    given['source_steps'] = phase(settings.first_phase, steps)
   if task_loss is not None:
     if 'task_loss' not in defaults:
       able = [m for m in adaptation.names() if 'task_loss' in adaptation.defaults(m)]

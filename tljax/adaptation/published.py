@@ -60,14 +60,19 @@ def half_cosine(rate: float, steps: int) -> optax.Schedule:
   return optax.cosine_decay_schedule(rate, steps)
 
 
+def phase(share: float, steps: int) -> int:
+  """Steps of the first of two phases, at least 1."""
+  return max(1, int(share * steps))
+
+
 def in_two(
   share: float, first: tuple[float, float], second: tuple[float, float]
 ) -> Decay:
   """An inverse decay for each of two phases: (factor of the rate, decays)."""
 
   def decay(rate, steps):
-    switch = int(share * steps)
-    lengths = max(switch, 1), max(steps - switch, 1)
+    switch = phase(share, steps)
+    lengths = switch, max(steps - switch, 1)
     one, other = (
       inverse(decays)(factor * rate, length)
       for (factor, decays), length in zip((first, second), lengths, strict=True)
@@ -86,7 +91,7 @@ def after(share: float, ramp: Ramp) -> Ramp:
   """The ramp from the second of two phases on, whose strength before is 0."""
 
   def late(steps, peak):
-    switch = int(share * steps)
+    switch = phase(share, steps)
     rest = ramp(max(steps - switch, 1), peak)
     return lambda step: rest(jnp.maximum(jnp.asarray(step) - switch, 0))
 

@@ -111,6 +111,9 @@ def split(sources: Splits, validation: float | None = None) -> dict[str, Source]
   """
   if validation is not None and not 0 < validation < 1:
     raise InputError(f'--val-fraction is {validation}; choose one between 0 and 1')
+  if 'train' not in sources and {'validation', 'test'} & sources.keys():
+    origin = next(iter(sources.values())).origin
+    raise InputError(f'{origin} has no training split; name one, or give it unsplit')
   if 'validation' in sources:
     if validation is not None:
       raise InputError(
@@ -119,10 +122,6 @@ def split(sources: Splits, validation: float | None = None) -> dict[str, Source]
       )
     return dict(sources)
   share = validation or VALIDATION
-  if 'test' in sources and 'train' not in sources:
-    raise InputError(
-      f'{sources["test"].origin} has a test split alone; give it without a split'
-    )
   if 'test' in sources:
     rest = {k: source for k, source in sources.items() if k != 'train'}
     return {**_divide(sources['train'], {'validation': share}), **rest}
