@@ -85,8 +85,7 @@ def weigh(logits: jax.Array, scores: jax.Array) -> jax.Array:
   Returns:
     (N, K) log-probabilities.
   """
+  # Far below 0 a softplus is its argument's exponential, and would underflow.
   perplexity = jax.nn.softplus(jnp.maximum(scores, -50))
-  # Far below 0 a softplus is its argument's exponential, and underflows.
-  log_perplexity = jnp.where(scores < -50, scores, jnp.log(perplexity))
-  shares = jax.nn.log_softmax(log_perplexity, 0)
+  shares = jax.nn.log_softmax(jnp.where(scores < -50, scores, jnp.log(perplexity)), 0)
   return jax.nn.logsumexp(jax.nn.log_softmax(logits) + shares[..., None], 0)
