@@ -9,12 +9,12 @@ Trains on the sources alone as well, with as many steps, to show what the method
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 
 from experiments import cli, results, settings, tasks
 from tljax.data import batches
 from tljax.data.dataset import Dataset, judging_split
+from tljax.finetuning import summary
 from tljax.method import Method
 from tljax.models import mlp
 from tljax.train import Plan, compare
@@ -65,7 +65,7 @@ def adapt(flags: Flags) -> None:
       plans[seed][name] = Plan(method, stream, variables)
   # A method may refuse the model: rather now than after training on the source.
   plan = list(plans[flags.seed].values())[-1]
-  jax.eval_shape(plan.method.init, jax.random.key(0), plan.start, plan.batches(0))
+  summary.abstract_state(plan.method, plan.start, plan.batches(0))
   prints = [dataset.fingerprint() for dataset in (*sources, target['train'])]
   run = flags.open_run(fingerprint=prints, **task._asdict())
   # By no label of the target: those of its validation split only draw a curve.

@@ -10,10 +10,9 @@ import dataclasses
 import itertools
 import sys
 
-import jax
-
 from experiments import cli, grid, settings
 from tljax.data import batches
+from tljax.finetuning import summary
 from tljax.models import Linear
 from tljax.models.bottleneck import OnFeatures
 
@@ -56,7 +55,7 @@ def compare(flags: Flags) -> None:
   # What a method refuses, rather now than after others were trained.
   for k, one in methods.items():
     streams = [flags.batches_for(k, one, *on, flags.seed) for on in training.values()]
-    jax.eval_shape(one.init, jax.random.key(0), start, streams[0](0))
+    summary.abstract_state(one, start, streams[0](0))
   run = flags.open_run(without=('domains', 'targets', 'methods', 'seeds'))
   grid.check_data(run, prints)
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):

@@ -31,6 +31,10 @@ def tasks(
   Raises:
     InputError: they ask for what cannot be, such as two domains of one name.
   """
+  if flags.frozen and backbone is None:
+    raise InputError('--frozen: give the --weights of the network that is frozen')
+  if flags.transductive and flags.target_shots:
+    raise InputError('--transductive judges on all of the target; no --target-shots')
   domains = {
     pathlib.PurePath(spec.split(':')[-1]).stem: flags.load_data(spec, rows=True)
     for spec in flags.domains
@@ -45,15 +49,11 @@ def tasks(
     for name, splits in domains.items()
   }
   if flags.frozen:
-    if backbone is None:
-      raise InputError('--frozen: give the --weights of the network that is frozen')
     if any(splits['train'].images.ndim == 2 for splits in domains.values()):
       raise InputError('--frozen: a domain has rows of numbers; leave the flag out')
     network = flags.build_model(2), backbone
     domains = {k: extract_splits(*network, s) for k, s in domains.items()}
   if flags.transductive:
-    if flags.target_shots:
-      raise InputError('--transductive judges on all of the target; no --target-shots')
     splits = ('train', 'validation', 'test')
     domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}
   targets = flags.targets or domains

@@ -117,7 +117,9 @@ class Flags(cli.TrainingFlags):
 
   def _check_preset(self):
     """Refuses flags of one's own that a preset would pass over."""
-    for name in ('learning_rate', 'norm') if self.preset is not None else ():
+    if self.preset is None:
+      return
+    for name in ('learning_rate', 'norm'):
       if getattr(self, name) != getattr(type(self), name):
         flag, own = name.replace('_', '-'), name.removeprefix('learning_')
         joined = f'{self.preset}{"," if ":" in self.preset else ":"}'

@@ -145,21 +145,23 @@ def apart(
     updates = {}
     for group in sorted(set(map(group_of, grads))):
       mine = {part: grads[part] for part in grads if group_of(part) == group}
-
-      def own(part, leaf, group=group):
-        return leaf if part else leaf[group]
-
-      def merge(part, old, new, group=group, mine=mine):
-        if part:
-          return new if part in mine else old
-        return old.at[group].set(new)
-
-      whole = optax.tree.zeros_like(params) | mine
-      before = _map_by_part(own, params, state)
-      given, after = optimizer.update(whole, before, params)
-      updates |= {part: given[part] for part in mine}
-      state = _map_by_part(merge, params, state, after)
+      given, state = update_group(group, mine, state, params)
+      updates |= given
     return updates, state
+
+  def update_group(group, grads, state, params):
+    def own(part, leaf):
+      return leaf if part else leaf[group]
+
+    def merge(part, old, new):
+      if part:
+        return new if part in grads else old
+      return old.at[group].set(new)
+
+    whole = optax.tree.zeros_like(params) | grads
+    updates, after = optimizer.update(whole, _map_by_part(own, params, state), params)
+    state = _map_by_part(merge, params, state, after)
+    return {part: updates[part] for part in grads}, state
 
   return optax.GradientTransformation(init, update)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tljax.data.images import Images
+from tljax.data.source import check_classes
 from tljax.errors import InputError
 
 
@@ -56,13 +57,7 @@ class Dataset:
     Raises:
       InputError: there is no such class, or one is named twice.
     """
-    if len(set(names)) < len(names):
-      raise InputError(f'of the classes {", ".join(names)} one is named twice')
-    for name in names:
-      if name not in self.classes:
-        raise InputError(
-          f'there is no class {name!r}; choose from {", ".join(self.classes)}'
-        )
+    check_classes(names, self.classes)
     return self.number_classes(names)
 
   def number_classes(self, names: Sequence[str], *, unknown: bool = False) -> 'Dataset':

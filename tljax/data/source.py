@@ -67,14 +67,7 @@ class Source:
     Raises:
       InputError: there is no such class, or one is named twice.
     """
-    if len(set(names)) < len(names):
-      raise InputError(f'of the classes {", ".join(names)} one is named twice')
-    for name in names:
-      if name not in self.classes:
-        raise InputError(
-          f'{self.origin}: there is no class {name!r}; choose from '
-          f'{", ".join(self.classes) or "none: it has no classes"}'
-        )
+    check_classes(names, self.classes, f'{self.origin}: ')
     old = np.array([self.classes.index(name) for name in names])
     if self.labels.dtype == bool:
       labels = self.labels[:, old]
@@ -136,6 +129,18 @@ def several_labels(
     for split, group in named.items()
   }
   return labels, tuple(classes)
+
+
+def check_classes(names: Sequence[str], known: Sequence[str], where: str = '') -> None:
+  """Raises InputError where one of the names is no class, or is there twice."""
+  if len(set(names)) < len(names):
+    raise InputError(f'of the classes {", ".join(names)} one is named twice')
+  for name in names:
+    if name not in known:
+      raise InputError(
+        f'{where}there is no class {name!r}; choose from '
+        f'{", ".join(known) or "none: it has no classes"}'
+      )
 
 
 Splits = Mapping[str, Source]  # 'train', 'validation', 'test'; or 'all', unsplit
