@@ -47,7 +47,7 @@ class Flags:
   batch_size: int | None = None
   """Else each case's own."""
   data: pathlib.Path | None = None
-  """Photographs, a folder a class; else some are drawn."""
+  """Of input/... and founding/photographs, a folder a class; else they are drawn."""
 
 
 def chosen(flags: Flags) -> list[str]:

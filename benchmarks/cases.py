@@ -46,7 +46,8 @@ CASES = {
   'checkpoint': Case(whole.saving),
   'import': Case(whole.importing),
   'start': Case(whole.starting),
-  'founding': Case(founding.recipe, is_once=True),
+  'founding': Case(founding.few, is_once=True),
+  'founding/photographs': Case(founding.many, is_once=True),
   'quickstart': Case(whole.quickstart, is_once=True),
 }
 # Those of the default run: under ten minutes on two cores.
@@ -63,6 +64,7 @@ _EVERYWHERE = {
   'loop': Bar(1.02, 'bare step', is_cost=True),
   'import': Bar(1.5, 'jax, flax', is_cost=True),
   'founding': Bar(8, 'keras'),
+  'founding/photographs': Bar(8, 'keras'),
   'quickstart': Bar(180, None),
 }
 BARS = {

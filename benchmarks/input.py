@@ -15,6 +15,7 @@ from benchmarks.harness import Contender, Contenders
 from benchmarks.steps import Settings
 from tljax import data
 from tljax.data import augment, batches
+from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD
 
@@ -55,6 +56,20 @@ def draw_photographs(folder: pathlib.Path, count: int = 128) -> pathlib.Path:
   return folder
 
 
+def photographs(
+  folder: pathlib.Path, transform: data.Transform, in_memory: bool
+) -> Dataset:
+  """Returns what a folder has, a folder a class; in memory is what is decoded.
+
+  Raises:
+    InputError: it is of splits.
+  """
+  splits = data.folder.read(str(folder))
+  if 'all' not in splits:
+    raise InputError(f'--data {folder} has splits; give the folder of one of them')
+  return data.loading.decode(splits['all'], transform, False, in_memory)[0]
+
+
 def normalise(key: jax.Array, images: jax.Array) -> jax.Array:
   """What a model does with its input; PyTorch's pipelines do it beforehand."""
   del key
@@ -65,12 +80,7 @@ def normalise(key: jax.Array, images: jax.Array) -> jax.Array:
 def _ours(case, folder, size):
   """Returns a function that reads a pass's batches onto the device."""
   transform, crop, in_memory = CASES[case]
-  splits = data.folder.read(str(folder))
-  if 'all' not in splits:
-    raise InputError(f'--data {folder} has splits; give the folder of one of them')
-  source = splits['all']
-  memory = 1 << 40 if in_memory else 0
-  dataset, _ = data.loading.decode(source, transform, False, bool(memory))
+  dataset = photographs(folder, transform, in_memory)
   stream = batches.stream(dataset, size, 0, normalise, crop=crop)
   count, turns = len(dataset) // size, itertools.count()
 

@@ -46,7 +46,8 @@ class Settings:
     peers: contenders that are wanted beside tljax's.
     batch_size: images in a batch, of each domain; None is the case's own.
     pixels: height and width of the photographs.
-    data: folder of photographs for the input pipeline; None draws some.
+    data: folder of photographs for the input pipeline and the founding recipe; None
+      draws some.
     scratch: an empty folder of the case.
   """
 

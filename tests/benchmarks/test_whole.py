@@ -58,6 +58,15 @@ def tiny():
   return Dataset(images, labels, ('a', 'b', 'c'))
 
 
+def test_the_founding_recipe_is_of_a_folders_photographs(monkeypatch, tmp_path):
+  monkeypatch.setattr(founding, 'recipe', lambda settings, dataset, epochs: dataset)
+  settings = steps.Settings(data=input.draw_photographs(tmp_path, 3))
+  dataset = founding.many(settings)
+  assert dataset.images.shape == (3, 224, 224, 3)
+  assert (dataset.classes, sorted(dataset.labels)) == (('a', 'b'), [0, 0, 1])
+  assert len(founding.few(steps.Settings(batch_size=5, pixels=8)).images) == 10
+
+
 @pytest.mark.slow
 @pytest.mark.keras
 def test_keras_trains_the_founding_head():
