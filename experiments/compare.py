@@ -60,7 +60,7 @@ def compare(flags: Flags) -> None:
   grid.check_data(run, prints)
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
-    own = flags.bottlenecked(model, name)
+    own = flags.build_for(name, model)
     streams = {
       seed: flags.batches_for(name, methods[name], *training[task], seed)
       for seed in done

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import sys
 from typing import Literal
 
 import optax
@@ -79,6 +80,9 @@ def finetune(flags: Flags) -> None:
       ((name, method),) = flags.methods(task, steps, *sets).items()
     stream = flags.stream(examples, seed, mix=mix and mix(task.outputs))
     plans[seed] = {name: Plan(method, stream, variables)}
+  if variables is None and (flags.method != 'plain' or flags.freeze):
+    note = '--weights is missing: what is held or kept near was drawn at random'
+    print(note, file=sys.stderr)
   if flags.dry_run:
     optimizer = flags.optimizer(steps, flags.build_model(task.outputs).spec)
     return summary.show(method, optimizer, variables, stream(0))

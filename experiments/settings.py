@@ -97,7 +97,7 @@ class Flags(cli.TrainingFlags):
     backbone = 'none' if isinstance(model, OnFeatures) else backbone
     methods = {}
     for name in names:
-      own = self.bottlenecked(model, name)
+      own = self.build_for(name, model)
       if self.preset is not None:
         optimizer = presets.optimizer(self.preset, name, steps, backbone)
         if name not in _BASELINES:
@@ -134,24 +134,25 @@ class Flags(cli.TrainingFlags):
         note = f'--preset {self.preset}: it has no {part}, which gets those of DANN'
         print(note, file=sys.stderr)
 
-  def bottlenecked(self, model: nn.Module, name: str) -> nn.Module:
-    """Returns the model with the bottleneck that the method `name` has.
+  def build_for(self, name: str, model: nn.Module) -> nn.Module:
+    """Returns the model with the bottleneck and the head that the method `name` has.
 
-    Networks from published weights have one, and those on features; others, such as a
-    LeNet from scratch, are narrow themselves. A preset has its own say.
+    Networks from published weights have a bottleneck, and those on features; others,
+    such as a LeNet from scratch, are narrow themselves. A preset has its own say.
     """
-    shape, has_one = {'norm': self.norm}, self._is_pretrained(model)
+    found = presets.Settings(norm=self.norm)
     if self.preset is not None:
       found = presets.settings(self.preset, name)
-      shape = {
-        'norm': found.norm,
-        'width': found.width or Bottleneck.width,
-        'activation': found.activation,
-      }
-      has_one = bool(found.width) and (has_one or found.scratch)
-    if isinstance(model, OnFeatures):  # whose bottleneck is all that it has
+    on_features = isinstance(model, OnFeatures)  # whose bottleneck is all that it has
+    if not (on_features or self._is_pretrained(model) or found.scratch):
+      return model
+    if found.head is not None:
+      model = model.clone(head=found.head(model.head.num_classes))
+    shape = {k: getattr(found, k) for k in ('norm', 'activation', 'dropout')}
+    shape['width'] = found.width or Bottleneck.width
+    if on_features:
       return model.clone(**shape)
-    return model.clone(bottleneck=Bottleneck(**shape)) if has_one else model
+    return model.clone(bottleneck=Bottleneck(**shape)) if found.width else model
 
   def _is_pretrained(self, model):
     return self.weights is not None and isinstance(model, models.Classifier)

@@ -9,6 +9,7 @@ import pytest
 from tljax import losses
 from tljax.adaptation import mcd
 from tljax.models.base import Linear
+from tljax.models.heads import Hidden
 
 
 def test_discrepancy(check_slow):
@@ -101,3 +102,29 @@ def test_the_second_head_is_drawn_like_the_models_and_not_deployed(
   assert not np.array_equal(*kernels)
   del state.params['second_head']
   assert method.predict(state, batch['target']['image']).shape == (16, 10)
+
+
+def test_the_second_heads_batch_norm_sees_both_domains(points, points_batch):
+  """As the first's does, whose running statistics are those of all six passes."""
+  head = Hidden(3, (5,), (0.0, 0.0), batch_norm=True)
+  method = mcd.method(points, optax.sgd(0.1), second_head=head)
+  state = method.init(jax.random.key(0), None, points_batch)
+  mine = {k: v for k, v in state.params.items() if k != 'second_head'}
+  images = [points_batch[name]['image'] for name in ('source', 'target')]
+  outputs = points.apply({'params': mine}, jnp.concatenate(images))
+  variables = {'params': state.params['second_head']}
+  second, _ = head.apply(variables, outputs, train=True, mutable=['batch_stats'])
+  wanted = mcd.discrepancy(outputs['logits'][8:], second[8:])
+  _, metrics = method.step(state, points_batch)
+  np.testing.assert_allclose(metrics['alignment_loss'], wanted, rtol=1e-5)
+
+
+def test_running_statistics_are_of_all_passes(normed_points, points_batch):
+  method = mcd.method(normed_points, optax.sgd(0.0), second_head=Linear(3))
+  state = method.init(jax.random.key(0), None, points_batch)
+  images = [points_batch[name]['image'] for name in ('source', 'target')]
+  hidden = jnp.concatenate(images) @ state.params['hidden']['kernel']
+  after, _ = method.step(state, points_batch)
+  wanted = (1 - 0.9**6) * np.mean(hidden, 0)  # by SGD of rate 0 all are alike
+  found = after.model_state['batch_stats']['norm']['mean']
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)

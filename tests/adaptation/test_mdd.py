@@ -9,6 +9,7 @@ from tljax import losses
 from tljax.adaptation import mdd
 from tljax.finetuning import labels
 from tljax.models.base import Linear
+from tljax.models.heads import Hidden
 
 
 def slow(source, source_adversary, target, target_adversary, margin):
@@ -103,3 +104,21 @@ def test_it_takes_a_frozen_model(model, family_batches):
   method = mdd.method(*frozen)
   state = method.init(jax.random.key(0), None, family_batches['adaptation'](0))
   assert 'adversary' in state.params
+
+
+def test_the_adversarys_dropout_is_drawn_anew_each_step(points, points_batch):
+  """With a rate of one it gives its bias, whatever it is shown: the disparity of an
+  adversary that guesses; with none in between, what it always is.
+  """
+  losses = {}
+  for rate in (0.0, 0.5, 1.0):
+    method = mdd.method(
+      points, optax.sgd(0.0), strength=1.0, adversary=Hidden(3, (), (rate,))
+    )
+    state = method.init(jax.random.key(0), None, points_batch)
+    steps = [state.replace(step=jnp.int32(step)) for step in (0, 1)]
+    found = [method.step(one, points_batch)[1]['alignment_loss'] for one in steps]
+    losses[rate] = np.float64(found)
+  assert losses[0.0][0] == losses[0.0][1]
+  assert losses[0.5][0] != losses[0.5][1]
+  np.testing.assert_allclose(losses[1.0], 4 * np.log(3) - np.log(2 / 3), rtol=1e-5)

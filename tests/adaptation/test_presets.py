@@ -5,8 +5,10 @@ import numpy as np
 import optax
 import pytest
 
+from tljax import losses
 from tljax.adaptation import presets
 from tljax.errors import InputError
+from tljax.models.base import Linear, Rescaled
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,14 @@ def test_self_ensembling_descends_the_librarys_loss(headed_points, points_batch)
   wanted = 3 * squares + 0.01 * np.mean(sure) * entropies
   found = built.step(state, batch)[1]['alignment_loss']
   np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['mean_teacher', 'mcd'])
+def test_a_preset_of_classes_refuses_a_regression(headed_points, name):
+  model = headed_points.clone(head=Rescaled(Linear(1), (0.0,), (1.0,)))
+  given = {'task_loss': losses.squared_error, 'preset': 'library'}
+  with pytest.raises(InputError, match=f'{name} tells classes apart'):
+    presets.build(name, model, optax.sgd(0.1), 40, **given)
 
 
 @pytest.mark.parametrize(('strength', 'peak'), [(None, 1.0), (0.5, 0.5)])

@@ -12,6 +12,7 @@ from tljax.data.dataset import Dataset
 from tljax.errors import InputError
 from tljax.models import Linear
 from tljax.models.bottleneck import OnFeatures
+from tljax.models.heads import Hidden, WeightNorm
 from tljax.train import Trial
 
 
@@ -148,7 +149,9 @@ def test_fixmatchs_views_are_of_the_target(model, tmp_path):
 
 
 def test_a_pretrained_network_has_a_bottleneck_and_heads_that_differ(tmp_path):
-  """What starts from published weights moves at a tenth of the rate."""
+  """By the presets MCD has none, but hidden layers in its heads. What starts from
+  published weights moves at a tenth of the rate.
+  """
   batch = {'image': np.float32(np.random.default_rng(0).uniform(size=(4, 16, 16, 3)))}
   batch['label'] = np.arange(4) % 2
   batch = {'source': batch, 'target': {'image': batch['image']}}
@@ -160,9 +163,10 @@ def test_a_pretrained_network_has_a_bottleneck_and_heads_that_differ(tmp_path):
     state = method.init(jax.random.key(0), None, batch)
     heads = (state.params[part]['classifier']['kernel'] for part in mcd.HEADS)
     assert not np.allclose(*heads)
-    shapes[preset] = state.params['bottleneck']['dense']['kernel'].shape
-    has_norm = 'bottleneck' in state.model_state['batch_stats']
-    assert has_norm == bool(preset)
+    first = state.params['bottleneck' if preset is None else 'second_head']
+    shapes[preset] = first['dense' if preset is None else 'fc1']['kernel'].shape
+    assert ('bottleneck' in state.params) == (preset is None)
+    assert ('head' in state.model_state['batch_stats']) == bool(preset)
   assert shapes == {None: (64, 256), 'library': (64, 1024), 'paper': (64, 1000)}
 
   scratch = settings.Flags(**flags | {'weights': None})
@@ -182,6 +186,7 @@ def test_a_pretrained_network_has_a_bottleneck_and_heads_that_differ(tmp_path):
   [
     ('digits', 'mdd', False, 1024),
     ('digits', 'source_only', False, 256),
+    ('digits', 'mcd', False, None),
     ('library', 'mdd', False, None),
     ('paper', 'cdan', True, 256),
     ('paper', 'jan', True, None),
@@ -190,11 +195,35 @@ def test_a_pretrained_network_has_a_bottleneck_and_heads_that_differ(tmp_path):
 def test_which_networks_have_a_bottleneck(tmp_path, preset, name, has_weights, width):
   weights = 'cnn.safetensors' if has_weights else None
   flags = settings.Flags(out=tmp_path, model='cnn', weights=weights, preset=preset)
-  found = flags.bottlenecked(flags.build_model(2), name).bottleneck
+  found = flags.build_for(name, flags.build_model(2)).bottleneck
   assert (found and found.width) == width
-  on_features = flags.bottlenecked(OnFeatures(Linear(2)), name)
+  on_features = flags.build_for(name, OnFeatures(Linear(2)))
   assert on_features.width == (width or (1024 if name == 'mdd' else 256))
   assert on_features.norm == ('none' if preset == 'paper' else 'batch')
+
+
+@pytest.mark.parametrize(
+  ('preset', 'name', 'has_weights', 'kind'),
+  [
+    ('library', 'mdd', True, Hidden),
+    ('library', 'mcd', True, Hidden),
+    ('digits', 'mcd', False, Hidden),
+    ('library', 'mcd', False, Linear),  # of published weights, or none of its own
+    ('paper', 'shot', True, WeightNorm),
+    ('paper', 'cdan', True, Linear),
+    (None, 'mcd', True, Linear),
+  ],
+)
+def test_which_methods_have_a_head_of_their_own(
+  tmp_path, preset, name, has_weights, kind
+):
+  weights = 'cnn.safetensors' if has_weights else None
+  flags = settings.Flags(out=tmp_path, model='cnn', weights=weights, preset=preset)
+  head = flags.build_for(name, flags.build_model(5)).head
+  assert (type(head), head.num_classes) == (kind, 5)
+  on_features = flags.build_for(name, OnFeatures(Linear(5)))
+  assert type(on_features.head) is (Hidden if name == 'mcd' and preset else kind)
+  assert on_features.dropout == (0.5 if name == 'mdd' else 0)
 
 
 def test_the_activation_of_a_preset(tmp_path):
@@ -212,8 +241,8 @@ def test_the_activation_of_a_preset(tmp_path):
     'cdan': ('none', None),
   }.items():
     for one in (
-      flags.bottlenecked(model, name).bottleneck,
-      flags.bottlenecked(OnFeatures(Linear(2)), name),
+      flags.build_for(name, model).bottleneck,
+      flags.build_for(name, OnFeatures(Linear(2))),
     ):
       assert (one.norm, one.activation) == shape
 

@@ -54,6 +54,16 @@ def test_an_activation_of_its_own(norm, activation, wanted):
   np.testing.assert_allclose(outputs['features'], wanted(hidden), rtol=1e-3, atol=1e-4)
 
 
+def test_its_dropout_is_last_and_of_training_alone():
+  model = OnFeatures(Linear(3), 8, 'none', dropout=0.5)
+  variables, rngs = model.init(jax.random.key(0), ROWS), {'dropout': jax.random.key(1)}
+  whole = np.asarray(model.apply(variables, ROWS)['features'])
+  dropped = np.asarray(model.apply(variables, ROWS, train=True, rngs=rngs)['features'])
+  kept = dropped != 0
+  assert 0.2 < kept.mean() < 0.8
+  np.testing.assert_allclose(dropped[kept], 2 * whole[kept], rtol=1e-6)
+
+
 def test_a_network_of_images_has_it_above_its_features():
   """And extraction too, whose 'features' are then its."""
   plain = models.create('cnn', 3)

@@ -70,8 +70,8 @@ def align(
     model: outputs by endpoint, among them 'logits'.
     optimizer: moves all parameters.
     alignment_loss: `(params, source_outputs, target_outputs, strength) -> scalar`;
-      it applies the strength itself. The source's outputs have its 'label' too, and its
-      'domain' where there are several; see `sources.py`.
+      it applies the strength itself. The source's outputs have its 'label' too, its
+      'domain' where there are several, see `sources.py`, and a 'key' each to draw by.
     strength: a number, or a schedule of the step.
     init_params: `(key, outputs) -> {part: params}`: parameters of the loss itself.
     augment: see `both_domains`.
@@ -98,7 +98,8 @@ def align(
     if radius:
       task, _ = sharpness_aware(task_fn, radius)(params, state, batch, rng)
     given = {k: batch['source'][k] for k in ('label', 'domain') if k in batch['source']}
-    source = {**source, **given}
+    keys = jax.random.split(jax.random.fold_in(rng, 0), len(source['logits']))
+    source = {**source, **given, 'key': keys}
     weight = jax.tree.map(jnp.float32, schedule(state.step))  # a tuple's, of a sum
     alignment = alignment_loss(params, source, target, weight)
     strength = jax.tree.leaves(weight)[0]

@@ -53,15 +53,18 @@ def method(
   def terms(params, state, batch, rng):
     model_key, head_key = jax.random.split(rng)
     source, target, model_state = both_domains(model, params, state, batch, model_key)
-
-    def both(outputs):
-      variables, rngs = {'params': params['second_head']}, {'dropout': head_key}
-      second = second_head.apply(variables, outputs, train=True, rngs=rngs)
-      return outputs['logits'], second
-
     labels = batch['source']['label']
-    task = sum(losses.cross_entropy(logits, labels) for logits in both(source))
-    on_target = both(target)
+    # Its batch norms, if any, see both domains too; nobody reads what they gather.
+    second, _ = second_head.apply(
+      {'params': params['second_head']},
+      jax.tree.map(lambda *x: jnp.concatenate(x), source, target),
+      train=True,
+      rngs={'dropout': head_key},
+      mutable='batch_stats',
+    )
+    on_source = source['logits'], second[: len(labels)]
+    on_target = target['logits'], second[len(labels) :]
+    task = sum(losses.cross_entropy(logits, labels) for logits in on_source)
     if balance:
       task += balance * sum(map(class_balance, on_target))
     weight = jnp.asarray(schedule(state.step), jnp.float32)
@@ -72,8 +75,8 @@ def method(
     return task, (model_state, {'alignment_loss': gap})
 
   def widen(params, state, batch, rng):
-    task, gap, _ = terms(params, state, batch, rng)
-    return task - gap, (state.model_state, {})
+    task, gap, model_state = terms(params, state, batch, rng)
+    return task - gap, (model_state, {})
 
   def narrow(*args):
     _, gap, model_state = terms(*args)

@@ -29,7 +29,7 @@ def method(
     strength: eta, a number or a schedule of the step; the default rises to the
       authors' 0.1.
     margin: gamma.
-    adversary: `(outputs, train) -> logits` (N, K), run without dropout; by default
+    adversary: `(outputs, train) -> logits` (N, K), without a batch norm; by default
       one like the model's head, with parameters of its own.
   """
   adversary = adversary or model.head
@@ -39,12 +39,15 @@ def method(
     return {'adversary': adversary.init(key, outputs)['params']}
 
   def loss(params, source, target, strength):
-    def oppose(outputs):
+    def oppose(outputs, key):
       outputs = jax.tree.map(lambda x: reverse_gradient(x, strength), outputs)
-      return adversary.apply({'params': params['adversary']}, outputs)
+      variables, rngs = {'params': params['adversary']}, {'dropout': key}
+      return adversary.apply(variables, outputs, train=True, rngs=rngs)
 
+    keys = jax.random.split(source['key'][0])
+    on_source, on_target = map(oppose, (source, target), keys)
     return -margin_disparity(
-      source['logits'], oppose(source), target['logits'], oppose(target), margin
+      source['logits'], on_source, target['logits'], on_target, margin
     )
 
   return align(model, optimizer, loss, strength=strength, init_params=init_params)

@@ -10,25 +10,27 @@
   self-training have none, since no code was found.
 
 Batches are the user's, but for FixMatch's share of the target. What no option here has
-is left out. Of the papers': a bottleneck of two layers (WDGRL), a last block that
-trains (HoMM); the heads' hidden layers (MCD, MDD) and weight norm (SHOT); dropout;
-adaptive SAM (CST); an average of weights (FixMatch); a second update a step (MME);
-Adam's new start and still batch norms (DomainBed). Of the library's: PADA's weights of
-its last 500 steps by a sharper softmax, IWAN's 4.5 times the loss of what weighs
-examples, MCD's bottleneck in either head, and the student's deployment and colours of
-self-ensembling.
+is left out: how new layers are drawn, and dropout but MCD's and MDD's (AFN's keeps
+lengths). Of the papers': a bottleneck of two layers (WDGRL), a last block that trains
+(HoMM); adaptive SAM (CST); an average of weights (FixMatch); a second update a step
+(MME); Adam's new start and still batch norms (DomainBed). Of the library's: PADA's
+weights of its last 500 steps by a sharper softmax, IWAN's 4.5 times the loss of what
+weighs examples, and the student's deployment and colours of self-ensembling.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
 from tljax import optimizers
 from tljax.adaptation import adversarial
 from tljax.models.bottleneck import Activation, Norm
+from tljax.models.heads import Hidden, WeightNorm
 
 # (first rate, steps of the run) -> rate by step; (steps, peak) -> strength by step.
 Decay = Callable[[float, int], optax.Schedule]
@@ -121,8 +123,9 @@ class Settings(NamedTuple):
     strength: peak of its ramp, where it is another than the method's own.
     ramp: of a strength that is a schedule.
     first_phase: share of the steps, of methods that have two phases.
-    width, norm, activation: of the `Bottleneck`; a width of None is none.
-    scratch: whether networks from scratch have a bottleneck too.
+    width, norm, activation, dropout: of the `Bottleneck`; a width of None is none.
+    head: made of the number of classes, in place of a linear one.
+    scratch: whether networks from scratch have bottleneck and head too.
     target_batches: how many times as many images of the target as of the source.
   """
 
@@ -139,6 +142,8 @@ class Settings(NamedTuple):
   width: int | None = 256
   norm: Norm = 'none'
   activation: Activation | None = None
+  dropout: float = 0.0
+  head: Callable[[int], nn.Module] | None = None
   scratch: bool = False
   target_batches: int = 1
 
@@ -157,6 +162,14 @@ def _self_ensembling(classes):
   }
 
 
+def _mcd(width):
+  """No bottleneck, but two layers in either head."""
+  options = {'widths': (width, width), 'rates': (0.5, 0.5, 0.0), 'batch_norm': True}
+  return {'width': None, 'norm': 'batch', 'head': functools.partial(Hidden, **options)}
+
+
+_MDD_HEAD = functools.partial(Hidden, widths=(1024,), rates=(0.0, 0.5))
+_MDD = {'width': 1024, 'norm': 'batch', 'dropout': 0.5, 'head': _MDD_HEAD}
 # Three epochs before 20. Reversal is at up to 2 there, of half the losses' sum.
 _ADDA = 3 / 23
 # Its gradient reversal is at 2 / (1 + exp(-t / 1000)) - 1 after t of 20,000 steps.
@@ -200,17 +213,17 @@ LIBRARY = {
   ),
   'mcd': _OFFICE._replace(
     **_STEADY,
+    **_mcd(1024),
     rate=0.001,
     weight_decay=5e-4,
     options={'strength': 10.0, 'balance': 0.01},  # of 31 classes; of 65 30, of 12 1
-    width=1024,
   ),
   'mdd': _OFFICE._replace(
+    **_MDD,
     rate=0.004,
     weight_decay=5e-4,
     decay=inverse(4.0),
     options={'margin': 4.0},
-    width=1024,
   ),
   'mean_teacher': _OFFICE._replace(
     rate=1e-4,
@@ -248,12 +261,12 @@ DIGITS = {
   'mcc': _DIGITS._replace(options={'temperature': 2.5}),
   'mcd': _DIGITS._replace(
     **_STEADY,
+    **_mcd(1024),
     weight_decay=5e-4,
     options={'strength': 0.3, 'balance': 0.03},
-    width=1024,
   ),
   'mdd': _DIGITS._replace(
-    weight_decay=5e-4, decay=inverse(10.0), options={'margin': 4.0}, width=1024
+    **_MDD, weight_decay=5e-4, decay=inverse(10.0), options={'margin': 4.0}
   ),
 }
 
@@ -339,12 +352,9 @@ PAPER = {
     rate=0.001,
     weight_decay=5e-4,
     options={'balance': 0.01},
-    width=1000,
-    norm='batch',
+    **_mcd(1000),
   ),
-  'mdd': Settings(
-    0.004, 5e-4, inverse(20.0), ramp=warm_up(100.0), width=1024, norm='batch'
-  ),
+  'mdd': Settings(0.004, 5e-4, inverse(20.0), ramp=warm_up(100.0), **_MDD),
   'mean_teacher': Settings(
     1e-5,
     direction=_ADAM,
@@ -371,6 +381,7 @@ PAPER = {
     decay=in_two(0.5, (1.0, 10.0), (1.0, 10.0)),
     norm='batch',
     activation='none',
+    head=WeightNorm,
   ),
   'source_coral': _DOMAINBED._replace(options={'strength': 4.0}),
   'tent': _SCRATCH._replace(rate=1e-3, norm='batch'),

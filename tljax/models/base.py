@@ -153,6 +153,10 @@ class Rescaled(nn.Module):
   mean: tuple[float, ...]
   std: tuple[float, ...]
 
+  @property
+  def num_classes(self) -> int:
+    return self.head.num_classes
+
   def __call__(self, outputs, train=False):
     standard = self.head(outputs, train=train)
     mean, std = (jnp.asarray(x, standard.dtype)[None] for x in (self.mean, self.std))

@@ -19,7 +19,7 @@ def activation_after(norm: Norm) -> Activation:
 
 
 class Bottleneck(nn.Module):
-  """A dense layer, a norm, an activation: features (N, D) to fewer.
+  """A dense layer, a norm, an activation, dropout: features (N, D) to fewer.
 
   The norm comes after: before the layer it would blow up the features that the source
   hardly has and the target has.
@@ -31,11 +31,13 @@ class Bottleneck(nn.Module):
       better or worse; AdaBN and Tent want it.
     activation: None is ReLU where there is a norm and nothing where there is none, as
       in CDAN's, PADA's and MME's papers.
+    dropout: its rate, in training.
   """
 
   width: int = 256
   norm: Norm = 'layer'
   activation: Activation | None = None
+  dropout: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -44,7 +46,8 @@ class Bottleneck(nn.Module):
       x = nn.LayerNorm(name='norm')(x)
     elif self.norm == 'batch':
       x = nn.BatchNorm(not train, momentum=0.9, name='norm')(x)
-    return _ACTIVATIONS[self.activation or activation_after(self.norm)](x)
+    x = _ACTIVATIONS[self.activation or activation_after(self.norm)](x)
+    return nn.Dropout(self.dropout)(x, deterministic=not train)
 
 
 class OnFeatures(nn.Module):
@@ -55,16 +58,19 @@ class OnFeatures(nn.Module):
 
   Attributes:
     head: `(outputs, train) -> logits`, such as `models.Linear(num_classes)`.
-    width, norm, activation: of the bottleneck, which is all of the part 'backbone'.
+    width, norm, activation, dropout: of the bottleneck, which is all of the part
+      'backbone'.
   """
 
   head: nn.Module
   width: int = 256
   norm: Norm = 'layer'
   activation: Activation | None = None
+  dropout: float = 0.0
 
   def setup(self):
-    self.backbone = Bottleneck(self.width, self.norm, self.activation)
+    shape = self.width, self.norm, self.activation, self.dropout
+    self.backbone = Bottleneck(*shape)
 
   def __call__(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     outputs = self.embed(features, train=train)
