@@ -70,7 +70,7 @@ def compare(flags: Flags) -> None:
       methods[name], streams, steps, target, start, **flags.machine.options()
     ):
       facts, features = grid.judge(
-        methods[name], own, one, sources[0], target, not flags.transductive
+        methods[name], own, one, sources, target, not flags.transductive
       )
       if task == next(iter(tasks)) and seed == flags.seed:
         grid.keep(run.folder / 'features' / task, name, features)

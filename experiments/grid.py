@@ -1,5 +1,6 @@
 """Trainings of a grid of adaptations, and what is measured of each without labels."""
 
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,22 +87,26 @@ def judge(
   method: Method,
   model,
   trial: Trial,
-  source: Mapping[str, Dataset],
-  target: Mapping[str, Dataset],
+  sources: Sequence[Splits],
+  target: Splits,
   held_out: bool,
 ) -> tuple[dict, list[np.ndarray]]:
-  """Returns a trial's facts, and the network's features (N, D) of both test splits.
+  """Returns a trial's facts, and the network's features (N, D) of all test splits.
 
-  The facts are the A-distance of these features, and what the validators say, who see
-  the target's training images, unlabelled, and the source's training and validation
-  splits; those that judge by the latter only where it was `held_out` of training.
+  The facts are the A-distance of the target's features from all sources', and what the
+  validators say, who see the target's training images, unlabelled, and the sources'
+  training and validation splits; those that judge by the latter only where it was
+  `held_out` of training.
   """
-  variables = trial.state.variables
-  found = [extract(model, variables, judging_split(s).images) for s in (source, target)]
+  embed = functools.partial(extract, model, trial.state.variables)
+  found = [embed(judging_split(splits).images) for splits in (*sources, target)]
   unlabelled = target['train'].images
   on_target = predictor(method)(trial.state, unlabelled)
-  adapted = extract(model, variables, unlabelled)
-  said = _by_source(method, model, trial, source, adapted) if held_out else {}
+  adapted = embed(unlabelled)
+  said = {}
+  if held_out:
+    predict = functools.partial(predictor(method), trial.state)
+    said = _by_source(embed, predict, sources, adapted)
   said |= {
     'entropy': validators.negative_entropy(on_target),
     'InfoMax': validators.information(on_target),
@@ -109,22 +114,28 @@ def judge(
     'SND': validators.soft_neighborhood_density(on_target),
     'RankMe': validators.effective_rank(adapted),
   }
-  distance = two_sample.proxy_a_distance(*found)
+  *others, mine = found
+  distance = two_sample.proxy_a_distance(np.concatenate(others), mine)
   facts = {'a_distance': distance, 'validators': said, **stopped(trial.records)}
   return facts, found
 
 
-def _by_source(method, model, trial, source, adapted):
-  """What the validators say that judge by the source's validation split."""
-  seen, held_out = source['train'].take(_some(source['train'])), source['validation']
-  trained, validated = (
-    extract(model, trial.state.variables, part.images) for part in (seen, held_out)
-  )
-  logits = predictor(method)(trial.state, held_out.images)
+def _by_source(embed, predict, sources, adapted):
+  """What the validators say that judge by the sources' validation splits."""
+
+  def of_all(function, parts):
+    return np.concatenate([function(part) for part in parts])
+
+  seen = [splits['train'].take(_some(splits['train'])) for splits in sources]
+  held_out = [splits['validation'] for splits in sources]
+  trained = of_all(lambda part: embed(part.images), seen)
+  validated = of_all(lambda part: embed(part.images), held_out)
+  logits = of_all(lambda part: predict(part.images), held_out)
+  labels = of_all(lambda part: part.labels, held_out)
   weights = validators.density_ratio(trained, adapted[_some(adapted)], validated)
-  wrong = np.float64(logits.argmax(-1) != held_out.labels)
+  wrong = np.float64(logits.argmax(-1) != labels)
   return {
-    'source accuracy': scores.accuracy(logits, held_out.labels),
+    'source accuracy': scores.accuracy(logits, labels),
     'IWCV': validators.iwcv(wrong, weights),
     'DEV': validators.dev(wrong, weights),
   }
@@ -192,7 +203,7 @@ def gains(records: Sequence[dict], methods: Sequence[str]) -> report.Rows:
 
 
 def keep(folder: pathlib.Path, name: str, found: Sequence[np.ndarray]) -> None:
-  """Keeps a method's features of both domains, for `draw`."""
+  """Keeps a method's features of all domains, for `draw`."""
   folder.mkdir(parents=True, exist_ok=True)
   np.savez_compressed(folder / f'{name}.npz', *found)
 
@@ -249,12 +260,14 @@ def conclude(run, tasks, methods, seeds) -> None:
   page.table('Validators', rows, ABOUT)
   if all('infomax_gain' in record for record in trained):
     page.table('Stopped by InfoMax', gains(trained, methods), STOPPED)
-  task, ((source, *_), target) = next(iter(tasks.items()))
+  task, (sources, target) = next(iter(tasks.items()))
   folder = run.folder / 'features' / task
   # None are kept of a method that was trained when another pair was the first.
   kept = [name for name in methods if (folder / f'{name}.npz').exists()]
   if kept:
-    figure = draw(folder, kept, {'source': source, 'target': target})
+    names = ['source'] + [f'source {i}' for i in range(2, 1 + len(sources))]
+    domains = dict(zip(names, sources, strict=True)) | {'target': target}
+    figure = draw(folder, kept, domains)
     text = f't-SNE of test examples, {task}, first seed; labels colour it.'
     page.figure('Features', figure, text)
   page.save()
