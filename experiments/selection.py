@@ -71,16 +71,17 @@ def measure(flags, splits: Mapping[str, Dataset]) -> tuple[Candidate, dict]:
   """
   training, backbone = splits['train'], flags.load_backbone()
   count = len(training.classes)
-  began = time.perf_counter()
   features = extract_splits(
     flags.build_model(count), backbone, {'train': training}, cache=flags.cache
   )
-  seconds = (time.perf_counter() - began) / len(training)
+  size = min(flags.batch_size, len(training))
+  costs = _costs(dataclasses.replace(flags, batch_size=size), training, backbone)
   rows, labels = features['train'].images, training.labels
   scores = transferability.score(rows, labels) | of_predictions(flags, training)
+  seconds = costs['step'] / size
   evidence = strategy.measure(rows, labels, count, image_seconds=seconds)
   advice = strategy.choose(evidence, flags.budget)
-  return Candidate(scores, _costs(flags, training, backbone), advice), features
+  return Candidate(scores, costs, advice), features
 
 
 def of_predictions(flags, training):
@@ -103,9 +104,8 @@ def of_predictions(flags, training):
 
 def _costs(flags, training, backbone):
   count = len(training.classes)
-  one = dataclasses.replace(flags, batch_size=min(flags.batch_size, len(training)))
-  (method,) = one.methods(tasks.of(training), 1).values()
-  batch = one.stream(training, 0)(0)
+  (method,) = flags.methods(tasks.of(training), 1).values()
+  batch = flags.stream(training, 0)(0)
   state = method.init(jax.random.key(0), backbone, batch)
   step = summary.compiled_step(method, state, batch)
   seconds = []

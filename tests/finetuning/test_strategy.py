@@ -61,7 +61,7 @@ def test_a_class_of_one_example_is_none_to_hold_out():
 
 
 def chosen(examples, classes=4, accuracy=0.8, **options):
-  evidence = Evidence(examples, classes, accuracy, 0.2, image_seconds=0.01)
+  evidence = Evidence(examples, classes, accuracy, 0.2, image_seconds=0.035)
   return strategy.choose(evidence, **options)
 
 
@@ -93,7 +93,7 @@ def test_the_steps_grow_with_the_set_within_limits():
   ('seconds', 'name'), [(400, 'full'), (300, 'partial'), (100, 'probe'), (0, 'probe')]
 )
 def test_the_budget(seconds, name):
-  """300 steps of 32 examples, of which all forward passes take 96 seconds."""
+  """300 steps of 32 examples, at 35 ms each where all is tuned."""
   found = chosen(3200, seconds=seconds)
   assert found.name == name
   if name != 'full':
