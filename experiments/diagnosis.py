@@ -36,16 +36,20 @@ def classify(
 
 
 def rows(found: Mapping[str, Interval], nothing: Mapping[str, float]) -> report.Rows:
-  """Rows of distances, and what they are between halves of the source."""
+  """Rows of distances, and what halves of both, and of the source, are apart."""
   return [
     {
       'distance': name,
       'gap': f'{one.value:.3g}',
       '95% interval': f'{one.low:.3g} to {one.high:.3g}',
-      **({'within the source': f'{nothing[name]:.3g}'} if name in nothing else {}),
+      **(_halves(one, nothing[name]) if name in nothing else {}),
     }
     for name, one in found.items()
   ]
+
+
+def _halves(one, within):
+  return {'of halves': f'{one.halves:.3g}', 'of halves of the source': f'{within:.3g}'}
 
 
 def share_rows(classes: Sequence[str], shares: Mapping[str, np.ndarray]) -> report.Rows:
@@ -73,7 +77,11 @@ def conclude(
     classes: names.
   """
   found, nothing = distances
-  tables = {'Distances': (rows(found, nothing), 'The source has a variance of 1.')}
+  about = (
+    'The source has a variance of 1. What is small is further apart by chance: compare '
+    'halves of both domains with halves of the source.'
+  )
+  tables = {'Distances': (rows(found, nothing), about)}
   named = {
     f'{classes[k]}, by {kind}': one
     for kind, each in by_class.items()

@@ -15,6 +15,8 @@ SHARES = {'source': np.array([0.5, 0.5]), 'target': np.array([0.9, 0.1])}
     (0.4, (0.1, 0.1, 0.1), 0.9, 'nothing to adapt to'),
     (0.01, (0.1, 0.02, 0.01), 0.9, "'cat' is more, 'dog' less"),
     (0.01, (0.1, 0.09, 0.01), 0.9, 'It is mostly style'),
+    (0.01, (0.1, np.nan, 0.01), 0.9, 'explain a part that so few examples leave open'),
+    (0.01, (0.1, np.nan, 0.01), 0.9, 'It is mostly style'),
     (0.01, (0.1, 0.09, 0.08), 0.9, 'mcc or shot'),
     (0.01, (0.1, 0.09, 0.08), 0.1, 'for later'),
   ],

@@ -30,8 +30,9 @@ def test_gap(launch, pets, tinted, squeezenet, tmp_path):
   result = json.loads((out / 'result.json').read_text())
   distances = result['distances']
   assert distances['A-distance']['value'] > 1
-  for name in ('MMD', 'means', 'Frechet', 'Sinkhorn', 'sliced Wasserstein'):
-    assert distances[name]['value'] > 2 * result['within the source'][name]
+  for name in ('MMD', 'means', 'Frechet'):
+    assert distances[name]['halves'] > 1.3 * result['within the source'][name], name
+  assert distances.keys() == result['within the source'].keys()
   assert result['p_value'] < 0.05
   np.testing.assert_allclose(result['shares']['target, true'], [0.5, 0.5])
   np.testing.assert_allclose(sum(result['shares']['target']), 1)

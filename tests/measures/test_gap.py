@@ -13,8 +13,8 @@ def test_every_distance_tells_a_gap_from_none(name):
   source, other, target = RNG.normal(size=(3, 60, 4))
   source, target = gap.on_one_scale(source, 1.5 * target + 1)
   far = gap.interval(distance, source, target, draws=6)
-  assert far.low <= far.value <= far.high
-  assert far.value > 2 * gap.itself(distance, source)
+  assert far.low < far.value < far.high
+  assert far.halves > 2 * gap.itself(distance, source)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
@@ -23,13 +23,33 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
   def means(source, target):
     return float(target.mean() - source.mean())
 
-  held = 0
-  for seed in range(60):
+  held = []
+  for seed in range(600):
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(100, 1)), 1 + rng.normal(size=(100, 1))
-    one = gap.interval(means, *rows, draws=60, seed=seed)
-    held += one.low <= 1 <= one.high
-  assert 50 <= held <= 60
+    one = gap.interval(means, *rows, draws=50, seed=seed)
+    held.append(one.low <= 1 <= one.high)
+  assert 0.925 <= np.mean(held) <= 0.97
+  with pytest.raises(InputError, match='--draws is 1'):
+    gap.interval(means, *rows, draws=1)
+
+
+@pytest.mark.parametrize(('count', 'other'), [(80, 80), (80, 40)])
+def test_halves_of_one_domain_are_as_far_apart_as_halves_of_equal_ones(count, other):
+  """|mean - mean'|^2 is 1 / n + 1 / m by chance, of variances of 1."""
+
+  def means(source, target):
+    return float(np.sum((source.mean(0) - target.mean(0)) ** 2))
+
+  rng = np.random.default_rng(0)
+  nothing, far = [], []
+  for seed in range(60):
+    source, target = rng.normal(size=(count, 1)), rng.normal(size=(other, 1))
+    nothing.append(gap.itself(means, source, other))
+    far.append(gap.interval(means, source, target, draws=10, seed=seed).halves)
+  chance = 2 / count + 2 / other
+  np.testing.assert_allclose(np.mean(nothing), chance, rtol=0.25)
+  np.testing.assert_allclose(np.mean(far), chance, rtol=0.5)
 
 
 def test_on_one_scale():
@@ -62,6 +82,9 @@ def test_bbse_at_its_limits():
   np.testing.assert_allclose(
     label_shift.bbse(same, same, same, 4), [0.25, 0.25, 0.5, 0]
   )
+  # What one class alone is predicted as tells nothing of the others.
+  blind, even = np.zeros(4, int), np.array([0, 1, 0, 1])
+  np.testing.assert_allclose(label_shift.bbse(blind, even, blind, 2), [0.5, 0.5])
   with pytest.raises(InputError, match='there are none'):
     label_shift.bbse(same, same, same[:0], 3)
   with pytest.raises(InputError, match='no class'):
@@ -88,6 +111,12 @@ def test_the_gap_is_split_into_what_made_it():
   bent = np.where(RNG.random((400, 1)) < 0.5, moved, -moved + [[9, -4]])
   parts = gap.decompose(source, labels, bent, np.array([0.5, 0.5]))
   assert max(parts.label_share, parts.style_share) < 0.7
+
+
+def test_too_few_of_a_class_leave_its_part_of_the_gap_open():
+  source, labels = classes(40, (0.9, 0.1))
+  parts = gap.decompose(source, labels, source + 1, np.array([0.1, 0.9]))
+  assert np.isnan(parts.label_share) and parts.style_share > 0.5
 
 
 def test_by_class_skips_what_is_too_few():

@@ -186,7 +186,8 @@ def test_h_score_of_two_gaussians():
 
 def test_h_score_without_shrinkage_says_nothing_of_few_examples(wide):
   features, labels = wide
-  np.testing.assert_allclose(transferability.h_score(features, labels), 1)
+  for scale in (1, 0.3, 1e3):  # to the last bit, as rounding would rank networks
+    assert transferability.h_score(scale * features, labels) == 1
   assert transferability.shrunk_h_score(features, labels) < 0.9
 
 
@@ -245,12 +246,12 @@ def test_parc_leaves_out_components_that_are_rounding(examples):
   np.testing.assert_allclose(transferability.parc(padded, labels), wanted, rtol=1e-3)
 
 
-def test_the_probe_leaves_out_what_it_drew_one_example_of():
-  labels = np.repeat(np.arange(20), [2] * 10 + [10] * 10)
+def test_the_probe_leaves_out_classes_of_one_example():
+  labels = np.repeat(np.arange(20), [1] * 10 + [10] * 10)
   features = np.eye(20)[labels]
-  assert transferability.linear_probe(features, labels, examples=60) > 0.5
-  with pytest.raises(InputError, match='of 2 examples no two classes'):
-    transferability.linear_probe(features, labels, examples=2)
+  assert transferability.linear_probe(features, labels, examples=60) == 1
+  with pytest.raises(InputError, match='of 11 examples no two classes'):
+    transferability.linear_probe(features[:11], labels[:11])
 
 
 def test_what_is_drawn_has_each_class_in_proportion():
@@ -279,6 +280,31 @@ def test_shrinkage_of_one_feature(examples):
   plain = transferability.h_score(features, labels)
   shrunk = transferability.shrunk_h_score(features, labels)
   np.testing.assert_allclose(shrunk * (len(labels) - 1) / len(labels), plain, rtol=1e-6)
+
+
+def test_shrinkage_of_directions_alike():
+  """Of a covariance that is the identity's multiple, whatever rounding leaves."""
+  corners = np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+  labels = np.array([1, 1, 0, 0])
+  for angle in np.linspace(0, 1, 7):
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    found = transferability.shrunk_h_score(corners @ turn, labels)
+    np.testing.assert_allclose(found, 4 / 3)
+
+
+def test_the_probe_has_two_of_each_class_however_many_there_are():
+  labels = np.repeat(np.arange(30), 4)
+  features = np.eye(30)[labels] + 1e-3 * np.random.default_rng(0).normal(size=(120, 30))
+  found = transferability.linear_probe(features, labels, examples=20)
+  assert found == transferability.linear_probe(features, labels, examples=60)
+
+
+def test_targets_that_are_no_numbers_are_refused(examples):
+  features, _ = examples
+  targets = np.stack([features[:, 0], features[:, 1]], 1)
+  targets[3, 0] = np.nan
+  with pytest.raises(InputError, match='not finite'):
+    transferability.logme(features, targets)
 
 
 def test_probe_and_neighbours_are_accuracies_on_what_was_held_out(examples):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
+from tljax.errors import InputError
 from tljax.measures import shift, two_sample
 
 RNG = np.random.default_rng(0)
@@ -52,6 +53,11 @@ def test_p_value_counts_permutations():
   got = two_sample.mmd_p_value(source, target, permutations=60, seed=3)
   assert 0.05 < wanted < 0.9
   np.testing.assert_allclose(got, wanted)
+
+
+def test_a_p_value_takes_two_points_of_each():
+  with pytest.raises(InputError, match='sets of 1 and 4 points'):
+    two_sample.mmd_p_value(np.zeros((1, 2)), np.ones((4, 2)))
 
 
 def test_p_values_of_one_distribution_are_uniform():

@@ -95,6 +95,14 @@ def test_dev_of_equal_weights_is_iwcv():
   assert validators.dev(losses, weights) == validators.iwcv(losses, weights)
 
 
+def test_dev_of_the_largest_weights_is_finite():
+  losses, weights = np.float64([1, 1, 0, 0, 1, 0]), np.float64([1, 2, 1, 3, 1, 2])
+  scaled = validators.dev(losses, 1e154 * weights)
+  slope = np.cov(weights * losses, weights)[0, 1] / np.var(weights, ddof=1)
+  wanted = -1e154 * (np.mean(weights * losses) - slope * np.mean(weights))
+  np.testing.assert_allclose(scaled, wanted)
+
+
 def test_iwcv_and_dev():
   losses, weights = RNG.uniform(size=6), RNG.uniform(0.2, 3, size=6)
   weighted = [w * x for w, x in zip(weights, losses, strict=True)]

@@ -1,5 +1,6 @@
 """Which kind of adaptation the gap between two domains calls for."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -45,10 +46,13 @@ def advise(facts: Facts, classes: Sequence[str]) -> str:
       f'There is no gap that could not be chance (p = {facts.p_value:.2f}): train on '
       'the source; there is nothing to adapt to.'
     )
+  by_labels = f'{parts.label_share:.0%}'
+  if math.isnan(parts.label_share):
+    by_labels = 'a part that so few examples leave open'
   text = (
     f'The domains differ (A-distance {facts.a_distance:.2f} of 2, p = '
     f'{facts.p_value:.3f}). Of the MMD, other shares of classes alone would explain '
-    f'{parts.label_share:.0%}, other means and deviations of features alone '
+    f'{by_labels}, other means and deviations of features alone '
     f'{parts.style_share:.0%}. '
   )
   if parts.label_share >= _MOST:

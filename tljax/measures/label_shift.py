@@ -17,7 +17,8 @@ def bbse(
   Where p(x | y) is the same in both domains, the share of each predicted class in the
   target is mu = C w, where C_ij is that of examples of class j predicted as i in the
   source and w_j = q(y = j) / p(y = j) (equation 3). The least squares solution without
-  negative weights, so that it exists where C has no inverse.
+  negative weights, held to 1 by a thousandth of C's norm (as in Azizzadenesheli et al.,
+  2019), so that where C tells classes nothing apart, their shares are the source's.
 
   Args:
     source_predictions: (N,) integer in [0, K), of examples not trained on.
@@ -38,12 +39,15 @@ def bbse(
   confusion = np.zeros((num_classes, num_classes))
   np.add.at(confusion, (source_predictions, source_labels), 1 / len(source_labels))
   predicted = np.bincount(target_predictions, minlength=num_classes)
-  weights, _ = optimize.nnls(confusion, predicted / len(target_predictions))
-  shares = weights * np.bincount(source_labels, minlength=num_classes)
-  if not shares.any():
+  if not confusion[predicted > 0].any():
     raise InputError(
       'no class that the target is predicted as is predicted in the source'
     )
+  hold = 1e-3 * np.linalg.norm(confusion, 2) * np.eye(num_classes)
+  rows = np.concatenate([confusion, hold])
+  wanted = np.concatenate([predicted / len(target_predictions), hold.sum(1)])
+  weights, _ = optimize.nnls(rows, wanted)
+  shares = weights * np.bincount(source_labels, minlength=num_classes)
   return shares / shares.sum()
 
 

@@ -22,7 +22,7 @@ def check(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     raise InputError(
       f'rows {rows.shape} and labels {labels.shape} are not of the same examples'
     )
-  if not np.isfinite(rows).all():
+  if not (np.isfinite(rows).all() and np.isfinite(labels).all()):
     raise InputError('some numbers are not finite')
   if len(labels) < 2 or not np.ptp(labels, 0).any():
     raise InputError('all examples have one label; a score compares two or more')

@@ -48,6 +48,8 @@ def h_score(
   least = len(gram) * np.finfo(np.float64).eps * gram.diagonal().max()
   factor, order, rank, _ = lapack.dpstrf(gram, lower=1, tol=least)
   kept = order[:rank] - 1
+  if rank >= len(centred) - 1:
+    return float(len(np.unique(labels)) - 1)  # but for rounding, which would rank
   white = linalg.solve_triangular(factor[:rank, :rank], means.T[kept], lower=True)
   return float(np.sum(white**2))
 
@@ -73,8 +75,9 @@ def shrunk_h_score(
   apart = np.sum(covariance**2) - width * mean**2
   error = np.mean(np.sum(centred**2, 1) ** 2) - np.sum(covariance**2)
   least = np.finfo(np.float64).eps
-  # One feature is all there is of its covariance.
-  shrinkage = np.clip(error / (count * apart), least, 1) if width > 1 else least
+  # Of one feature, or of directions alike, there is nothing to shrink.
+  is_alike = apart <= least * np.sum(covariance**2)
+  shrinkage = least if is_alike else np.clip(error / (count * apart), least, 1)
   covariance *= 1 - shrinkage
   covariance[np.diag_indices(width)] += shrinkage * mean
   solved = linalg.solve(covariance, means.T, assume_a='pos')
@@ -87,7 +90,8 @@ def gbc(features: np.ndarray, labels: np.ndarray, *, directions: int = 64) -> fl
   The sum over pairs of classes, in either order, of Bhattacharyya's coefficient
   exp(-distance), of the principal components of the features; the Gaussians are
   spherical, with a variance of 1e-4 at least, as the authors' are, whose code leaves
-  their dimension out of the part that compares variances.
+  their dimension out of the part that compares variances. Of features on so small a
+  scale that the least decides, all classes overlap.
 
   Args:
     features: (N, D) float.
@@ -187,12 +191,13 @@ def linear_probe(
     features: (N, D) float.
     labels: (N,) integer.
     folds: number of them, or of the examples of the rarest class where it has fewer.
-    examples: drawn where there are more, two of each class at least.
+    examples: drawn where there are more; as many more as two of each class are.
     seed: draws examples and folds.
 
   Raises:
     InputError: as all; or no two classes have two examples drawn each.
   """
+  examples = max(examples, 2 * len(np.unique(labels)))
   features, labels = drawn(features, labels, examples, seed, least=2)
   _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
   if np.sum(counts > 1) < 2:
@@ -255,7 +260,13 @@ def score(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     name: functools.partial(OF_FEATURES[name], gram=gram)
     for name in ('LogME', 'H-score', 'shrunk H-score', 'TransRate')
   }
-  with threadpool_limits(1), futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+  # The threads' own filters of warnings end with this one.
+  filters = warnings.catch_warnings()
+  with (
+    filters,
+    threadpool_limits(1),
+    futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+  ):
     found = pool.map(lambda of: of(features, labels), scores.values())
     return dict(zip(scores, found, strict=True))
 

@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tljax.errors import InputError
 from tljax.measures import shift
 
 
@@ -60,7 +61,14 @@ def mmd_p_value(
     permutations: number of random ones; the least p-value is 1 / (it + 1).
     kernel: of the squared distances and their median.
     seed: draws them.
+
+  Raises:
+    InputError: a set has fewer than two points.
   """
+  if min(len(source), len(target)) < 2:
+    raise InputError(
+      f'sets of {len(source)} and {len(target)} points; the MMD takes two of each'
+    )
   points = np.concatenate([source, target]).astype(np.float32)
   squared = euclidean_distances(points, squared=True)
   median = np.median(squared[np.triu_indices(len(points), 1)])

@@ -130,8 +130,9 @@ def dev(losses: np.ndarray, weights: np.ndarray) -> float:
     losses: (P,) of the source's validation examples, such as 0 or 1.
     weights: (P,) from `density_ratio`.
   """
-  weighted = weights * losses
-  (_, shared), (_, spread) = np.cov(weighted, weights)
+  weighted, largest = weights * losses, np.max(weights)
+  # The slope has no scale; squares of the largest weights would be infinite.
+  (_, shared), (_, spread) = np.cov(weighted / largest, weights / largest)
   slope = -shared / spread if np.ptp(weights) > 0 else 0.0
   return -float(np.mean(weighted) + slope * (np.mean(weights) - 1))
 
