@@ -7,7 +7,9 @@ import pytest
 import threadpoolctl
 from scipy import optimize, stats
 from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -352,6 +354,28 @@ def test_leep_and_nce_of_sure_predictions_are_the_conditional_entropy():
 def test_leep_refuses_what_is_no_probability(predictions, message):
   with pytest.raises(InputError, match=message):
     source_predictions.leep(predictions, np.array([0, 1, 1]))
+
+
+@pytest.mark.parametrize(('size', 'components'), [(300, 15), (40, 8)])
+def test_n_leep_is_of_a_mixture_of_principal_components(size, components):
+  """Those of four fifths of the variance; five Gaussians a class, which five examples
+  each can be of; LEEP by its sums.
+  """
+  rng = np.random.default_rng(3)
+  labels = np.arange(size) % 3
+  scales = np.array([3.0, 2, 1.5, 1, 0.5, 0.3])
+  features = (rng.normal(size=(size, 6)) + np.eye(6)[labels]) * scales
+  points = PCA(0.8, svd_solver='full').fit_transform(features)
+  assert 2 <= points.shape[1] < 6
+  mixture = GaussianMixture(components, random_state=0).fit(points)
+  clusters = mixture.predict_proba(points)
+  joint = np.stack([clusters[labels == k].sum(0) for k in range(3)]) / size
+  given = joint / joint.sum(0)
+  wanted = np.mean(
+    [np.log(given[k] @ row) for k, row in zip(labels, clusters, strict=True)]
+  )
+  found = source_predictions.n_leep(features, labels)
+  np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
 def test_n_leep_of_clear_clusters_is_zero():
