@@ -81,7 +81,7 @@ def finetune(flags: Flags) -> None:
     stream = flags.stream(examples, seed, mix=mix and mix(task.outputs))
     plans[seed] = {name: Plan(method, stream, variables)}
   if variables is None and (flags.method != 'plain' or flags.freeze):
-    note = '--weights is missing: what is held or kept near was drawn at random'
+    note = '--weights is missing: whatever is held, or kept near, was drawn at random'
     print(note, file=sys.stderr)
   if flags.dry_run:
     optimizer = flags.optimizer(steps, flags.build_model(task.outputs).spec)

@@ -216,6 +216,10 @@ def draw(
   kept = {}
   for name in names:
     with np.load(folder / f'{name}.npz') as file:
+      if len(file.files) != len(tests):
+        raise InputError(
+          f'{folder} has features of other domains; choose another --out'
+        )
       kept[name] = dict(zip(tests, file.values(), strict=True))
   labels = {k: test.labels for k, test in tests.items()}
   return plots.tsne(kept, labels, next(iter(tests.values())).classes)

@@ -164,8 +164,11 @@ def cost_rows(found: Mapping[str, Candidate]) -> report.Rows:
 def recommend(found: Mapping[str, Candidate], by: str) -> tuple[str, str]:
   """Returns the best candidate by a score, and says why, in plain words."""
   best = max(found, key=lambda name: found[name].scores[by])
-  one = found[best]
-  text = f'Take {best}: its {by} is the highest of {len(found)}. {one.advice.reason}'
+  one, values = found[best], {candidate.scores[by] for candidate in found.values()}
+  said = f'the highest of {len(found)}'
+  if len(values) == 1 < len(found):
+    said = f'that of all {len(found)}, which another --score may tell apart'
+  text = f'Take {best}: its {by} is {said}. {one.advice.reason}'
   cheaper = [name for name in front(found) if _ratio(one, found[name]) > 1.5]
   if cheaper:
     other = found[cheaper[-1]]

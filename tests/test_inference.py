@@ -1,3 +1,5 @@
+import os
+
 import jax
 import numpy as np
 import optax
@@ -47,13 +49,18 @@ def test_predictions_are_of_all_devices(model, one_device):
 @pytest.mark.parametrize(
   ('shape', 'size', 'batches'),
   [
-    ((40, 96, 96, 3), 256, [28, 28]),
+    ((40, 64, 64, 3), 256, [32, 32]),
+    ((17, 96, 96, 3), 256, [16, 16]),
     ((17, 300, 300, 3), 64, [16, 16]),
     ((17, 300, 300, 3), 8, [8, 8, 8]),
-    ((40, 28, 28, 1), 256, [256]),
+    ((40, 28, 28, 1), 256, [167]),
+    ((40, 16, 16, 1), 256, [256]),
     ((40, 90000), 64, [64]),
   ],
 )
-def test_batches_of_large_images_fit_a_cpus_caches(shape, size, batches):
+def test_a_cpu_by_itself_takes_few_large_images_at_once(
+  shape, size, batches, monkeypatch
+):
+  monkeypatch.setattr(os, 'cpu_count', lambda: 2)
   found = inference.padded_batches(np.zeros(shape, np.uint8), size)
   assert [len(batch) for batch in found] == batches

@@ -66,15 +66,14 @@ def test_tsne_maps_some_of_each_domain(monkeypatch):
 
 
 @pytest.mark.parametrize('count', [20, 35])
-def test_tsne_embeds_the_domains_of_a_panel_together(count):
+@pytest.mark.parametrize('names', [('digits', 'digits-m'), tuple('abcdef')])
+def test_tsne_embeds_the_domains_of_a_panel_together(count, names):
   rng = np.random.default_rng(0)
-  features = {
-    'before': {name: rng.normal(size=(count, 4)) for name in ('digits', 'digits-m')}
-  }
-  labels = {name: np.arange(count) % 2 for name in ('digits', 'digits-m')}
+  features = {'before': {name: rng.normal(size=(count, 4)) for name in names}}
+  labels = {name: np.arange(count) % 2 for name in names}
   (axes,) = plots.tsne(features, labels, ('0', '1')).axes
   points = [c.get_offsets() for c in axes.collections if len(c.get_offsets())]
-  assert [len(p) for p in points] == [count, count]
+  assert [len(p) for p in points] == [count] * len(names)
   assert np.all(np.isfinite(np.concatenate(points)))
   legend = {text.get_text() for text in axes.get_legend().get_texts()}
-  assert legend == {'digits', 'digits-m', '0', '1'}
+  assert legend == {*names, '0', '1'}

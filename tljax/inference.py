@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 
 import jax
@@ -48,12 +49,14 @@ def in_batches(
 
 
 def _fitting(batch_size: int, height: int, width: int) -> int:
-  """As many images as a CPU's caches hold the activations of.
+  """As many images as a CPU has activations of without a call to the kernel.
 
-  SqueezeNet runs 1.8 times as fast at 224 pixels by 16 as by 64, and at 96 by 28 1.5
-  times as fast as by 256; ResNet-50 and VGG16 1.2 to 1.4 times.
+  XLA takes memory anew for each batch, and Linux clears all beyond some 32 MiB each
+  time: SqueezeNet runs 1.8 times as fast at 224 pixels by 16 images as by 64, and at 96
+  1.5 times as fast as by 256, LeNet 1.6, ResNet-50 and VGG16 at 224 1.2 to 1.4 times.
   """
-  return min(batch_size, max(16, (1 << 18) // (height * width)))
+  least = 8 * (os.cpu_count() or 1)  # that all cores are busy
+  return min(batch_size, max(least, (1 << 17) // (height * width)))
 
 
 def padded_batches(

@@ -16,6 +16,7 @@ with epy.lazy_imports():  # they are slow to import
 _PANELS = 4  # in a row
 _POINTS = 500  # of a domain in a map
 _COLOURS = [f'C{i}' for i in range(10)]
+_MARKERS = 'ox^sv'  # of domains
 
 
 def curves(records: Mapping[str, Sequence[Sequence[dict]]], *keys: str) -> 'mpl.Figure':
@@ -150,7 +151,8 @@ def _tsne_panel(axes, domains, labels):
   points = manifold.TSNE(perplexity=perplexity, random_state=0).fit_transform(rows)
   ends = np.cumsum([len(rows) for rows in domains.values()])
   parts = np.split(points, ends[:-1])
-  for marker, domain, part in zip('ox', domains, parts, strict=False):
+  for i, (domain, part) in enumerate(zip(domains, parts, strict=True)):
+    marker = _MARKERS[i % len(_MARKERS)]
     colours = [_COLOURS[k % len(_COLOURS)] for k in labels[domain]]
     axes.scatter(*part.T, c=colours, marker=marker, s=18, alpha=0.75, linewidths=1)
     axes.scatter([], [], c='grey', marker=marker, label=domain)

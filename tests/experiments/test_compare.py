@@ -103,6 +103,8 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
     assert list(by_task) == ['to third', 'to pets']
   means = [figures['accuracy_mean'] for figures in result['m3sda'].values()]
   assert np.mean(means) >= 0.75
+  with np.load(tmp_path / 'run/features/to third/m3sda.npz') as kept:
+    assert len(kept.files) == 3
 
 
 @pytest.mark.parametrize(

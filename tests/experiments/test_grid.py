@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from experiments import grid
+from tljax.errors import InputError
 
 
 def test_correlations_are_of_ranks_within_a_task():
@@ -50,3 +51,6 @@ def test_the_maps_are_of_what_was_kept(tmp_path, count):
   )
   titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
   assert titles == names and len(figure.axes) == (1 if count == 1 else 8)
+  three = {name: {'test': Split} for name in ('s', 's2', 't')}
+  with pytest.raises(InputError, match='features of other domains'):
+    grid.draw(tmp_path / 'features', names, three)

@@ -76,4 +76,7 @@ def test_the_front_has_what_nothing_beats():
   assert selection.front(found) == ['quick', 'slow']
   best, text = selection.recommend(found, 'LogME')
   assert best == 'slow' and 'quick takes 33% of the time' in text
+  assert 'its LogME is the highest of 3' in text
+  level = {name: candidate(1.0, 0.9, 3.0) for name in 'ab'}
+  assert 'which another --score may tell' in selection.recommend(level, 'LogME')[1]
   assert '10.0 points less' in text and 'Tune the head and all stages' in text

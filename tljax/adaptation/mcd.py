@@ -57,7 +57,7 @@ def method(
     # Its batch norms, if any, see both domains too; nobody reads what they gather.
     second, _ = second_head.apply(
       {'params': params['second_head']},
-      jax.tree.map(lambda *x: jnp.concatenate(x), source, target),
+      {k: jnp.concatenate([source[k], target[k]]) for k in source},
       train=True,
       rngs={'dropout': head_key},
       mutable='batch_stats',

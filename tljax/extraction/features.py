@@ -60,7 +60,8 @@ def extract(
     views: of each image. Row v * N + i of the result is view v of image i; view 0 is
       the image as it is, and each other one is drawn by seed, v and i alone.
     seed: of the views.
-    batch_size: images in one forward pass, of each process.
+    batch_size: images in one forward pass, of each process, at most; see
+      `inference.padded_batches`.
     cache: folder that keeps the result, memory-mapped, by the content of all that it
       depends on: the images, the backbone's variables, the computation. Without it
       the result is in memory.

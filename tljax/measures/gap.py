@@ -110,7 +110,7 @@ def interval(
 
   value = distance(source, target)
   drawn = np.array([distance(half(source), half(target)) for _ in range(draws)])
-  margin = stats.norm.ppf(0.975) * float(drawn.std(ddof=1))
+  margin = float(stats.norm.ppf(0.975) * drawn.std(ddof=1))
   return Interval(value, value - margin, value + margin, float(drawn.mean()))
 
 
@@ -122,7 +122,8 @@ def itself(
   Args:
     distance: of two sets.
     source: (N, D) float.
-    count: of the other domain, half of which the second set has; by default N.
+    count: of the other domain, half of which the second set has; by default N. There
+      are no more than half of N, so that beside a larger domain this is too far.
     draws: of two halves.
   """
   rng, middle = np.random.default_rng(0), len(source) // 2

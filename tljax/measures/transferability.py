@@ -72,11 +72,11 @@ def shrunk_h_score(
   covariance = (centred.T @ centred if gram is None else gram) / count
   mean = covariance.trace() / width
   # Ledoit and Wolf, 2004, lemma 3.2 to 3.4: errors of C's entries, by its distance.
-  apart = np.sum(covariance**2) - width * mean**2
-  error = np.mean(np.sum(centred**2, 1) ** 2) - np.sum(covariance**2)
-  least = np.finfo(np.float64).eps
+  square, least = np.sum(covariance**2), np.finfo(np.float64).eps
+  apart = np.sum((covariance - mean * np.eye(width)) ** 2)
+  error = np.mean(np.sum(centred**2, 1) ** 2) - square
   # Of one feature, or of directions alike, there is nothing to shrink.
-  is_alike = apart <= least * np.sum(covariance**2)
+  is_alike = apart <= least * square
   shrinkage = least if is_alike else np.clip(error / (count * apart), least, 1)
   covariance *= 1 - shrinkage
   covariance[np.diag_indices(width)] += shrinkage * mean
