@@ -148,7 +148,8 @@ class Flags(cli.TrainingFlags):
       return model
     if found.head is not None:
       model = model.clone(head=found.head(model.head.num_classes))
-    shape = {k: getattr(found, k) for k in ('norm', 'activation', 'dropout')}
+    names = 'norm', 'activation', 'dropout', 'keeps_length'
+    shape = {name: getattr(found, name) for name in names}
     shape['width'] = found.width or Bottleneck.width
     if on_features:
       return model.clone(**shape)

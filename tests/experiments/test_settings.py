@@ -211,6 +211,7 @@ def test_which_networks_have_a_bottleneck(tmp_path, preset, name, has_weights, w
     ('library', 'mcd', False, Linear),  # of published weights, or none of its own
     ('paper', 'shot', True, WeightNorm),
     ('paper', 'cdan', True, Linear),
+    ('library', 'afn', True, Linear),
     (None, 'mcd', True, Linear),
   ],
 )
@@ -223,7 +224,8 @@ def test_which_methods_have_a_head_of_their_own(
   assert (type(head), head.num_classes) == (kind, 5)
   on_features = flags.build_for(name, OnFeatures(Linear(5)))
   assert type(on_features.head) is (Hidden if name == 'mcd' and preset else kind)
-  assert on_features.dropout == (0.5 if name == 'mdd' else 0)
+  assert on_features.dropout == (0.5 if name in ('mdd', 'afn') else 0)
+  assert on_features.keeps_length == (name == 'afn')
 
 
 def test_the_activation_of_a_preset(tmp_path):

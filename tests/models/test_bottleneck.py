@@ -64,6 +64,21 @@ def test_its_dropout_is_last_and_of_training_alone():
   np.testing.assert_allclose(dropped[kept], 2 * whole[kept], rtol=1e-6)
 
 
+def test_dropout_that_keeps_lengths():
+  shape = {'width': 4000, 'norm': 'none', 'dropout': 0.3}
+  plain, keeping = (OnFeatures(Linear(3), **shape, keeps_length=k) for k in (0, 1))
+  variables, rngs = plain.init(jax.random.key(0), ROWS), {'dropout': jax.random.key(1)}
+
+  def features(model, **options):
+    return np.asarray(model.apply(variables, ROWS, **options)['features'])
+
+  whole, dropped = features(keeping), features(keeping, train=True, rngs=rngs)
+  lengths = np.linalg.norm(whole, axis=1)
+  np.testing.assert_allclose(np.linalg.norm(dropped, axis=1), lengths, rtol=0.05)
+  scaled = np.sqrt(0.7) * features(plain, train=True, rngs=rngs)
+  np.testing.assert_allclose(dropped, scaled, rtol=1e-6)
+
+
 def test_a_network_of_images_has_it_above_its_features():
   """And extraction too, whose 'features' are then its."""
   plain = models.create('cnn', 3)

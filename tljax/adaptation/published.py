@@ -10,12 +10,12 @@
   self-training have none, since no code was found.
 
 Batches are the user's, but for FixMatch's share of the target. What no option here has
-is left out: how new layers are drawn, and dropout but MCD's and MDD's (AFN's keeps
-lengths). Of the papers': a bottleneck of two layers (WDGRL), a last block that trains
-(HoMM); adaptive SAM (CST); an average of weights (FixMatch); a second update a step
-(MME); Adam's new start and still batch norms (DomainBed). Of the library's: PADA's
-weights of its last 500 steps by a sharper softmax, IWAN's 4.5 times the loss of what
-weighs examples, and the student's deployment and colours of self-ensembling.
+is left out: how new layers are drawn, and dropout but AFN's, MCD's and MDD's. Of the
+papers': a bottleneck of two layers (WDGRL), a last block that trains (HoMM); adaptive
+SAM (CST); an average of weights (FixMatch); a second update a step (MME); Adam's new
+start and still batch norms (DomainBed). Of the library's: PADA's weights of its last
+500 steps by a sharper softmax, IWAN's 4.5 times the loss of what weighs examples, and
+the student's deployment and colours of self-ensembling.
 """
 
 import functools
@@ -123,7 +123,8 @@ class Settings(NamedTuple):
     strength: peak of its ramp, where it is another than the method's own.
     ramp: of a strength that is a schedule.
     first_phase: share of the steps, of methods that have two phases.
-    width, norm, activation, dropout: of the `Bottleneck`; a width of None is none.
+    width, norm, activation, dropout, keeps_length: of the `Bottleneck`; a width of None
+      is none.
     head: made of the number of classes, in place of a linear one.
     scratch: whether networks from scratch have bottleneck and head too.
     target_batches: how many times as many images of the target as of the source.
@@ -143,6 +144,7 @@ class Settings(NamedTuple):
   norm: Norm = 'none'
   activation: Activation | None = None
   dropout: float = 0.0
+  keeps_length: bool = False
   head: Callable[[int], nn.Module] | None = None
   scratch: bool = False
   target_batches: int = 1
@@ -168,6 +170,7 @@ def _mcd(width):
   return {'width': None, 'norm': 'batch', 'head': functools.partial(Hidden, **options)}
 
 
+_AFN = {'width': 1000, 'norm': 'batch', 'dropout': 0.5, 'keeps_length': True}
 _MDD_HEAD = functools.partial(Hidden, widths=(1024,), rates=(0.0, 0.5))
 _MDD = {'width': 1024, 'norm': 'batch', 'dropout': 0.5, 'head': _MDD_HEAD}
 # Three epochs before 20. Reversal is at up to 2 there, of half the losses' sum.
@@ -194,8 +197,8 @@ LIBRARY = {
     **_STEADY,
     rate=0.001,
     weight_decay=5e-4,
+    **_AFN,
     options={'delta': 1.0, 'entropy': 0.1},
-    width=1000,
   ),
   'bsp': _OFFICE._replace(rate=0.003, options={'penalty': 2e-4}),
   'cdan': _OFFICE,
@@ -223,7 +226,6 @@ LIBRARY = {
     rate=0.004,
     weight_decay=5e-4,
     decay=inverse(4.0),
-    options={'margin': 4.0},
   ),
   'mean_teacher': _OFFICE._replace(
     rate=1e-4,
@@ -248,8 +250,8 @@ DIGITS = {
   'afn': _DIGITS._replace(
     **_STEADY,
     weight_decay=5e-4,
+    **_AFN,
     options={'delta': 0.3, 'entropy': 0.03},
-    width=1000,
   ),
   'bsp': _DIGITS._replace(options={'penalty': 1e-4}),
   'cdan': _DIGITS,
@@ -265,9 +267,7 @@ DIGITS = {
     weight_decay=5e-4,
     options={'strength': 0.3, 'balance': 0.03},
   ),
-  'mdd': _DIGITS._replace(
-    **_MDD, weight_decay=5e-4, decay=inverse(10.0), options={'margin': 4.0}
-  ),
+  'mdd': _DIGITS._replace(**_MDD, weight_decay=5e-4, decay=inverse(10.0)),
 }
 
 _ANNEALED = Settings(decay=inverse(10.0))  # (1 + 10 p)^-0.75 at a share p of the run
@@ -284,7 +284,7 @@ PAPER = {
     direction=optax.scale_by_adam(b1=0.5),
     options={'strength': 1.0},
   ),
-  'afn': Settings(**_STEADY, rate=0.001, weight_decay=5e-4, width=1000, norm='batch'),
+  'afn': Settings(**_STEADY, **_AFN, rate=0.001, weight_decay=5e-4),
   'bnm': Settings(weight_decay=1e-3, decay=inverse(6.0), width=None),
   'bsp': _STEPWISE._replace(rate=0.003, options={'penalty': 1e-4}, activation='relu'),
   'cdan': _ANNEALED._replace(weight_decay=1e-3),

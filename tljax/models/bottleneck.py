@@ -1,5 +1,6 @@
 """A narrow layer before the head: where methods of adaptation align the domains."""
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -32,12 +33,15 @@ class Bottleneck(nn.Module):
     activation: None is ReLU where there is a norm and nothing where there is none, as
       in CDAN's, PADA's and MME's papers.
     dropout: its rate, in training.
+    keeps_length: dropout leaves a row as long as it was, its mean square and not its
+      mean: AFN's, whose loss is of lengths.
   """
 
   width: int = 256
   norm: Norm = 'layer'
   activation: Activation | None = None
   dropout: float = 0.0
+  keeps_length: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -47,7 +51,8 @@ class Bottleneck(nn.Module):
     elif self.norm == 'batch':
       x = nn.BatchNorm(not train, momentum=0.9, name='norm')(x)
     x = _ACTIVATIONS[self.activation or activation_after(self.norm)](x)
-    return nn.Dropout(self.dropout)(x, deterministic=not train)
+    x = nn.Dropout(self.dropout)(x, deterministic=not train)
+    return x * math.sqrt(1 - self.dropout) if train and self.keeps_length else x
 
 
 class OnFeatures(nn.Module):
@@ -58,8 +63,8 @@ class OnFeatures(nn.Module):
 
   Attributes:
     head: `(outputs, train) -> logits`, such as `models.Linear(num_classes)`.
-    width, norm, activation, dropout: of the bottleneck, which is all of the part
-      'backbone'.
+    width, norm, activation, dropout, keeps_length: of the bottleneck, which is all of
+      the part 'backbone'.
   """
 
   head: nn.Module
@@ -67,10 +72,11 @@ class OnFeatures(nn.Module):
   norm: Norm = 'layer'
   activation: Activation | None = None
   dropout: float = 0.0
+  keeps_length: bool = False
 
   def setup(self):
-    shape = self.width, self.norm, self.activation, self.dropout
-    self.backbone = Bottleneck(*shape)
+    after = self.activation, self.dropout, self.keeps_length
+    self.backbone = Bottleneck(self.width, self.norm, *after)
 
   def __call__(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     outputs = self.embed(features, train=train)
