@@ -42,7 +42,9 @@ def evaluate(flags: Flags) -> None:
 
 def read(flags: Flags, network: trained.Trained) -> tuple[str, Dataset]:
   """Returns the split's name and its images, labelled in the network's order."""
-  splits = loading.read_splits(flags.data)
+  splits = loading.read(flags.data)
+  if not splits.keys() <= {'validation', 'test'}:  # nothing is trained on here
+    splits = loading.split(splits)
   split = flags.split or ('test' if 'test' in splits else 'validation')
   if split not in splits:
     raise InputError(f'{flags.data} has no split {split!r}, but {", ".join(splits)}')

@@ -49,6 +49,26 @@ def test_figures_are_of_the_split(launch, run, pets, tmp_path):
   assert sum(row['examples'] for row in whole['classes'].values()) == 12
 
 
+def test_a_set_of_a_test_split_alone(launch, run, pets, tmp_path):
+  files = sorted(path for path in pets.rglob('*.*'))
+  rows = [f'{path.relative_to(tmp_path)},{path.parent.name},test' for path in files]
+  (tmp_path / 'test.csv').write_text('\n'.join(['image,label,split', *rows]) + '\n')
+  flags = (
+    '--run',
+    run,
+    '--data',
+    f'csv:{tmp_path}/test.csv',
+    '--out',
+    tmp_path / 'all',
+  )
+  ended = launch('evaluate', *flags)
+  assert ended.status == 0, ended.err
+  result = json.loads((tmp_path / 'all/result.json').read_text())
+  assert sum(row['examples'] for row in result['classes'].values()) == len(files)
+  ended = launch('evaluate', *flags, '--split', 'train')
+  assert ended.status == 2 and "has no split 'train', but test" in ended.err
+
+
 def test_sets_of_fewer_classes_and_of_others(launch, pets, tmp_path):
   """A network that may answer 'unknown' is judged by OS*, UNK and HOS too."""
   more = tmp_path / 'more'
