@@ -27,6 +27,7 @@ def _linear(torch, params):
   return linear
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize('batch_norm', [False, True])
 def test_hidden_layers_are_pytorchs(batch_norm):
   torch = pytest.importorskip('torch')
@@ -69,6 +70,7 @@ def test_dropout_is_before_each_layer():
     assert not np.all(head.apply(variables, outputs) == logits)
 
 
+@pytest.mark.torch
 def test_weight_norm_is_pytorchs():
   torch = pytest.importorskip('torch')
   head, outputs = WeightNorm(3), {'features': jnp.asarray(ROWS)}
