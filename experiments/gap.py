@@ -44,8 +44,9 @@ class Flags(cli.ModelFlags):
 def gap(flags: Flags) -> None:
   source, target = match_classes(*map(flags.load_data, (flags.source, flags.target)))
   sets = {'source': source, 'target': {'train': target['train']}}
-  classes, run = source['train'].classes, flags.open_run()
+  classes = source['train'].classes
   network = flags.build_model(len(classes)), flags.load_backbone()
+  run = flags.open_run()
   features = {
     k: extract_splits(*network, s, cache=flags.cache) for k, s in sets.items()
   }

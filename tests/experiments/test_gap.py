@@ -51,3 +51,7 @@ def test_bad_input_is_one_line(launch, pets, squeezenet, tmp_path):
   ended = launch('gap', *flags, '--target', 'folder:nowhere', '--out', tmp_path / 'run')
   assert ended.status == 2 and 'there is no such folder' in ended.err
   assert ended.err.count('\n') == 1
+  flags = ('--source', f'folder:{pets}', '--target', f'folder:{pets}')
+  ended = launch('gap', *flags, '--weights', 'no.pth', '--out', tmp_path / 'run')
+  assert ended.status == 2 and 'no.pth: there is no such file' in ended.err
+  assert not (tmp_path / 'run').exists()
