@@ -81,13 +81,14 @@ def finetune(flags: Flags) -> None:
     stream = flags.stream(examples, seed, mix=mix and mix(task.outputs))
     plans[seed] = {name: Plan(method, stream, variables)}
   # A method may refuse the model: rather now than in a folder of its own.
-  summary.abstract_state(method, variables, stream(0))
+  batch = stream(0)
+  summary.abstract_state(method, variables, batch)
   if variables is None and (flags.method != 'plain' or flags.freeze):
     note = '--weights is missing: whatever is held, or kept near, was drawn at random'
     print(note, file=sys.stderr)
   if flags.dry_run:
     optimizer = flags.optimizer(steps, flags.build_model(task.outputs).spec)
-    return summary.show(method, optimizer, variables, stream(0))
+    return summary.show(method, optimizer, variables, batch)
   run = flags.open_run(fingerprint=training.fingerprint(), **task._asdict())
   options = flags.machine.options() | {'best': task.figure}
   trials = compare(plans, steps, splits, run, **options)

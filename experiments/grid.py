@@ -99,14 +99,11 @@ def judge(
   `held_out` of training.
   """
   embed = functools.partial(extract, model, trial.state.variables)
+  predict = functools.partial(predictor(method), trial.state)
   found = [embed(judging_split(splits).images) for splits in (*sources, target)]
   unlabelled = target['train'].images
-  on_target = predictor(method)(trial.state, unlabelled)
-  adapted = embed(unlabelled)
-  said = {}
-  if held_out:
-    predict = functools.partial(predictor(method), trial.state)
-    said = _by_source(embed, predict, sources, adapted)
+  on_target, adapted = predict(unlabelled), embed(unlabelled)
+  said = _by_source(embed, predict, sources, adapted) if held_out else {}
   said |= {
     'entropy': validators.negative_entropy(on_target),
     'InfoMax': validators.information(on_target),

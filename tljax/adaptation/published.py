@@ -195,9 +195,9 @@ LIBRARY = {
   ),
   'afn': _OFFICE._replace(
     **_STEADY,
+    **_AFN,
     rate=0.001,
     weight_decay=5e-4,
-    **_AFN,
     options={'delta': 1.0, 'entropy': 0.1},
   ),
   'bsp': _OFFICE._replace(rate=0.003, options={'penalty': 2e-4}),
@@ -249,8 +249,8 @@ DIGITS = {
   ),
   'afn': _DIGITS._replace(
     **_STEADY,
-    weight_decay=5e-4,
     **_AFN,
+    weight_decay=5e-4,
     options={'delta': 0.3, 'entropy': 0.03},
   ),
   'bsp': _DIGITS._replace(options={'penalty': 1e-4}),

@@ -47,9 +47,9 @@ def h_score(
   # Of directions without variance, there is none between classes.
   least = len(gram) * np.finfo(np.float64).eps * gram.diagonal().max()
   factor, order, rank, _ = lapack.dpstrf(gram, lower=1, tol=least)
-  kept = order[:rank] - 1
   if rank >= len(centred) - 1:
     return float(len(np.unique(labels)) - 1)  # but for rounding, which would rank
+  kept = order[:rank] - 1
   white = linalg.solve_triangular(factor[:rank, :rank], means.T[kept], lower=True)
   return float(np.sum(white**2))
 
@@ -260,10 +260,8 @@ def score(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     name: functools.partial(OF_FEATURES[name], gram=gram)
     for name in ('LogME', 'H-score', 'shrunk H-score', 'TransRate')
   }
-  # The threads' own filters of warnings end with this one.
-  filters = warnings.catch_warnings()
   with (
-    filters,
+    warnings.catch_warnings(),  # the threads' own filters end with this one
     threadpool_limits(1),
     futures.ThreadPoolExecutor(os.cpu_count()) as pool,
   ):
