@@ -84,8 +84,7 @@ def finetune(flags: Flags) -> None:
   batch = stream(0)
   summary.abstract_state(method, variables, batch)
   if variables is None and (flags.method != 'plain' or flags.freeze):
-    note = '--weights is missing: whatever is held, or kept near, was drawn at random'
-    print(note, file=sys.stderr)
+    print('without --weights, what is held or kept near is random', file=sys.stderr)
   if flags.dry_run:
     optimizer = flags.optimizer(steps, flags.build_model(task.outputs).spec)
     return summary.show(method, optimizer, variables, batch)
