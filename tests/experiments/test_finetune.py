@@ -93,7 +93,7 @@ def test_a_dry_run_trains_and_writes_nothing(launch, pets, tmp_path, trials):
   ended = launch('finetune', *flags, '--out', tmp_path / 'run')
   assert ended.status == 0
   # Without weights what is frozen is no knowledge, which is said.
-  assert ended.err.count('\n') == 1 and 'was drawn at random' in ended.err
+  assert ended.err.count('\n') == 1 and 'near is random' in ended.err
   lines = [line.split() for line in ended.out.splitlines()]
   rows = {line[1]: line[3::2] for line in lines if len(line) > 7 and line[0] == '│'}
   assert rows == {
