@@ -148,12 +148,12 @@ class Flags(cli.TrainingFlags):
       return model
     if found.head is not None:
       model = model.clone(head=found.head(model.head.num_classes))
+    if not (on_features or found.width):
+      return model
     names = 'norm', 'activation', 'dropout', 'keeps_length'
     shape = {name: getattr(found, name) for name in names}
-    shape['width'] = found.width or Bottleneck.width
-    if on_features:
-      return model.clone(**shape)
-    return model.clone(bottleneck=Bottleneck(**shape)) if found.width else model
+    bottleneck = Bottleneck(found.width or Bottleneck.width, **shape)
+    return model.clone(**{'backbone' if on_features else 'bottleneck': bottleneck})
 
   def _is_pretrained(self, model):
     return self.weights is not None and isinstance(model, models.Classifier)

@@ -197,9 +197,9 @@ def test_which_networks_have_a_bottleneck(tmp_path, preset, name, has_weights, w
   flags = settings.Flags(out=tmp_path, model='cnn', weights=weights, preset=preset)
   found = flags.build_for(name, flags.build_model(2)).bottleneck
   assert (found and found.width) == width
-  on_features = flags.build_for(name, OnFeatures(Linear(2)))
-  assert on_features.width == (width or (1024 if name == 'mdd' else 256))
-  assert on_features.norm == ('none' if preset == 'paper' else 'batch')
+  below = flags.build_for(name, OnFeatures(Linear(2))).backbone
+  assert below.width == (width or (1024 if name == 'mdd' else 256))
+  assert below.norm == ('none' if preset == 'paper' else 'batch')
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_which_methods_have_a_head_of_their_own(
   assert (type(head), head.num_classes) == (kind, 5)
   on_features = flags.build_for(name, OnFeatures(Linear(5)))
   assert type(on_features.head) is (Hidden if name == 'mcd' and preset else kind)
-  assert on_features.dropout == (0.5 if name in ('mdd', 'afn') else 0)
-  assert on_features.keeps_length == (name == 'afn')
+  assert on_features.backbone.dropout == (0.5 if name in ('mdd', 'afn') else 0)
+  assert on_features.backbone.keeps_length == (name == 'afn')
 
 
 def test_the_activation_of_a_preset(tmp_path):
@@ -244,7 +244,7 @@ def test_the_activation_of_a_preset(tmp_path):
   }.items():
     for one in (
       flags.build_for(name, model).bottleneck,
-      flags.build_for(name, OnFeatures(Linear(2))),
+      flags.build_for(name, OnFeatures(Linear(2))).backbone,
     ):
       assert (one.norm, one.activation) == shape
 

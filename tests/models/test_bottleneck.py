@@ -18,7 +18,7 @@ ROWS = np.float32(np.random.default_rng(0).normal(2, 5, (12, 20)))
 
 @pytest.mark.parametrize('norm', ['layer', 'batch'])
 def test_it_is_a_dense_layer_a_norm_and_relu(norm):
-  model = OnFeatures(Linear(3), width=8, norm=norm)
+  model = OnFeatures(Linear(3), Bottleneck(8, norm))
   variables = model.init(jax.random.key(0), ROWS)
   outputs, _ = model.apply(variables, ROWS, train=True, mutable=['batch_stats'])
   hidden = ROWS @ variables['params']['backbone']['dense']['kernel']
@@ -45,7 +45,7 @@ def test_it_is_a_dense_layer_a_norm_and_relu(norm):
   ],
 )
 def test_an_activation_of_its_own(norm, activation, wanted):
-  model = OnFeatures(Linear(3), 8, norm, activation)
+  model = OnFeatures(Linear(3), Bottleneck(8, norm, activation))
   variables = model.init(jax.random.key(0), ROWS)
   outputs, _ = model.apply(variables, ROWS, train=True, mutable=['batch_stats'])
   dense = jax.tree.map(np.asarray, variables['params']['backbone']['dense'])
@@ -55,7 +55,7 @@ def test_an_activation_of_its_own(norm, activation, wanted):
 
 
 def test_its_dropout_is_last_and_of_training_alone():
-  model = OnFeatures(Linear(3), 8, 'none', dropout=0.5)
+  model = OnFeatures(Linear(3), Bottleneck(8, 'none', dropout=0.5))
   variables, rngs = model.init(jax.random.key(0), ROWS), {'dropout': jax.random.key(1)}
   whole = np.asarray(model.apply(variables, ROWS)['features'])
   dropped = np.asarray(model.apply(variables, ROWS, train=True, rngs=rngs)['features'])
@@ -65,8 +65,10 @@ def test_its_dropout_is_last_and_of_training_alone():
 
 
 def test_dropout_that_keeps_lengths():
-  shape = {'width': 4000, 'norm': 'none', 'dropout': 0.3}
-  plain, keeping = (OnFeatures(Linear(3), **shape, keeps_length=k) for k in (0, 1))
+  below = Bottleneck(4000, 'none', dropout=0.3)
+  plain, keeping = (
+    OnFeatures(Linear(3), below.clone(keeps_length=k)) for k in (False, True)
+  )
   variables, rngs = plain.init(jax.random.key(0), ROWS), {'dropout': jax.random.key(1)}
 
   def features(model, **options):
@@ -102,7 +104,7 @@ def test_a_network_of_images_has_it_above_its_features():
 
 @pytest.mark.parametrize(('norm', 'same'), [('layer', True), ('batch', False)])
 def test_a_method_of_no_strength_is_the_source_alone_by_layer_norm(norm, same):
-  model, optimizer = OnFeatures(Linear(3), width=8, norm=norm), optax.sgd(0.1)
+  model, optimizer = OnFeatures(Linear(3), Bottleneck(8, norm)), optax.sgd(0.1)
   source = {'image': jnp.asarray(ROWS[:6]), 'label': jnp.arange(6) % 3}
   batch = {'source': source, 'target': {'image': jnp.asarray(3 * ROWS[6:])}}
   alone = plain.method(model, optimizer)

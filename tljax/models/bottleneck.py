@@ -63,20 +63,11 @@ class OnFeatures(nn.Module):
 
   Attributes:
     head: `(outputs, train) -> logits`, such as `models.Linear(num_classes)`.
-    width, norm, activation, dropout, keeps_length: of the bottleneck, which is all of
-      the part 'backbone'.
+    backbone: all that lies below it.
   """
 
   head: nn.Module
-  width: int = 256
-  norm: Norm = 'layer'
-  activation: Activation | None = None
-  dropout: float = 0.0
-  keeps_length: bool = False
-
-  def setup(self):
-    after = self.activation, self.dropout, self.keeps_length
-    self.backbone = Bottleneck(self.width, self.norm, *after)
+  backbone: Bottleneck = Bottleneck()
 
   def __call__(self, features: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     outputs = self.embed(features, train=train)
