@@ -99,8 +99,8 @@ def test_pair_drops_the_targets_labels(numbered):
     'source': ['image', 'label'],
     'target': ['image'],
   }
-  np.testing.assert_array_equal(batch['source']['label'], source(2)['label'])
-  np.testing.assert_array_equal(batch['target']['image'], target(2)['image'])
+  for name in ('image', 'label'):
+    np.testing.assert_array_equal(batch['source'][name], source(2)[name])
 
 
 def test_a_third_stream_keeps_its_labels(numbered):
@@ -108,17 +108,69 @@ def test_a_third_stream_keeps_its_labels(numbered):
   batch = batches.pair(source, target, few)(2)
   assert list(batch) == ['source', 'target', 'labelled']
   assert list(batch['target']) == ['image']
-  for name, stream in (('source', source), ('labelled', few)):
-    np.testing.assert_array_equal(batch[name]['label'], stream(2)['label'])
-    np.testing.assert_array_equal(batch[name]['image'], stream(2)['image'])
+  for part in (batch['source'], batch['labelled']):  # an image's colour is its label
+    np.testing.assert_allclose(part['image'][:, 0, 0, 0] * 255, part['label'])
 
 
 def test_joined_batches_follow_each_other(numbered):
-  both = [batches.stream(numbered, size, seed) for size, seed in ((4, 0), (3, 1))]
-  joined = batches.join(*both)(2)
-  for name in ('image', 'label'):
-    wanted = np.concatenate([stream(2)[name] for stream in both])
-    np.testing.assert_array_equal(joined[name], wanted)
+  few = numbered.take(np.arange(4))
+  joined = batches.join(batches.stream(few, 4, 0), batches.stream(numbered, 3, 1))(2)
+  assert joined['image'].shape == (7, 2, 2, 3)
+  np.testing.assert_allclose(joined['image'][:, 0, 0, 0] * 255, joined['label'])
+  np.testing.assert_array_equal(np.sort(joined['label'][:4]), np.arange(4))
+
+
+def _parts(kind, streams):
+  """The images of the first and second of `streams`, by step, of what they make."""
+  if kind == 'join':
+    joined = batches.join(*streams)
+    return lambda step: jnp.split(joined(step)['image'], 2)
+  if kind == 'labelled':
+    both = batches.pair(streams[0], *streams)
+    return lambda step: [both(step)[k]['image'] for k in ('target', 'labelled')]
+  both = batches.pair(*streams)
+  return lambda step: [both(step)[k]['image'] for k in ('source', 'target')]
+
+
+@pytest.mark.parametrize('balanced', [False, True])
+@pytest.mark.parametrize('kind', ['pair', 'labelled', 'join'])
+def test_domains_of_one_size_do_not_go_hand_in_hand(kind, balanced):
+  """Sorted by class, they would else show a source label for each target image."""
+  labels = np.repeat(np.int32([0, 1]), 30)
+  images = np.arange(60, dtype=np.float32)[:, None]
+  domain = Dataset(images, labels, ('a', 'b'))
+  first, second = (batches.stream(domain, 12, 0, balanced=balanced) for _ in range(2))
+  parts = _parts(kind, (first, second))
+  rows = np.stack([np.asarray(parts(step))[..., 0] for step in range(50)], 1)
+  same = rows[0] == rows[1]
+  assert same.mean() < 0.1  # 1 in 60 by chance, or in 30 of those of a class
+  if not balanced:
+    assert (
+      0.4 < (labels[rows[0].astype(int)] == labels[rows[1].astype(int)]).mean() < 0.6
+    )
+  for part in rows:
+    np.testing.assert_array_equal(np.bincount(part.astype(int).ravel()), [10] * 60)
+
+
+def test_nor_do_their_augmentations_and_crops():
+  ramp = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+  alike, names = np.tile(ramp, (10, 1, 1, 3)), tuple(map(str, range(10)))
+  in_memory = Dataset(alike, np.arange(10, dtype=np.int32), names)
+  source = Source(alike, in_memory.labels, names, 'here', 'digest')
+  as_used = dataclasses.replace(in_memory, images=Images(source, Transform(8)))
+
+  def noise(key, images):
+    return jax.random.uniform(key, images.shape)
+
+  crop = augment.RandomResizedCrop(5)
+  for stream in (
+    batches.stream(in_memory, 4, 0, noise),
+    batches.stream(in_memory, 4, 0, crop=crop),
+    batches.stream(as_used, 4, 0, crop=crop),
+  ):
+    first, second = _parts('pair', [stream, stream])(0)
+    for image in second:  # of none of the first's
+      assert np.abs(first - image[None]).max((1, 2, 3)).min() > 1e-3
 
 
 @pytest.mark.parametrize('balanced', [False, True])
@@ -243,6 +295,9 @@ def test_merged_sources_say_their_domain(domains):
   batch = batches.merge(one, two)(5)
   np.testing.assert_array_equal(batch['domain'], [0] * 8 + [1] * 8)
   assert batch['domain'].dtype == np.int32
-  for name in ('image', 'label'):
-    wanted = np.concatenate([one(5)[name], two(5)[name]])
-    np.testing.assert_array_equal(batch[name], wanted)
+  for k, name in enumerate(('digits', 'digits-m')):
+    of, own = domains[name]['train'], slice(8 * k, 8 * k + 8)
+    shown = np.asarray(batch['image'][own])[:, None] - of.images[None] / 255
+    rows = np.abs(shown).max((2, 3, 4)).argmin(1)
+    np.testing.assert_allclose(shown[np.arange(8), rows], 0, atol=1e-6)
+    np.testing.assert_array_equal(batch['label'][own], of.labels[rows])

@@ -24,20 +24,26 @@ with epy.lazy_imports():  # it is slow to import
   import grain
 
 _CROPS = 1 << 32  # apart from the seeds of the order
+_TARGET = 1 << 30  # roles, apart from the numbers of passes and classes
+_LABELLED, _JOINED = _TARGET + 1, _TARGET + 2
 _AHEAD = 4  # batches that are read before they are wanted
 
 
 class Stream(NamedTuple):
   """Batches by step, counted from 0, without end: `stream(step)`.
 
+  Streams that go together have roles, integers after the step, by which orders and
+  augmentations differ. Else domains as large as each other, sorted by class, would show
+  the same classes in the same rows, which says what the target's labels are.
+
   Attributes:
-    read: `step -> arrays` on the host: this process's rows of the batch.
-    finish: `(arrays, step) -> batch` on the devices.
+    read: `(step, *roles) -> arrays` on the host: this process's rows of the batch.
+    finish: `(arrays, step, *roles) -> batch` on the devices.
     workers: processes that read; 0 are threads of this one.
   """
 
-  read: Callable[[int], Batch]
-  finish: Callable[[Batch, np.uint32], Batch]
+  read: Callable[..., Batch]
+  finish: Callable[..., Batch]
   workers: int = 0
 
   def __call__(self, step: int) -> Batch:
@@ -90,8 +96,9 @@ def stream(
   key = jax.random.key(seed)
 
   @jax.jit
-  def finish(batch, step):
-    augment_key = mix_key = jax.random.fold_in(key, step)
+  def finish(batch, step, *roles):
+    own = functools.reduce(jax.random.fold_in, roles, key)
+    augment_key = mix_key = jax.random.fold_in(own, step)
     if mix is not None:
       augment_key, mix_key = jax.random.split(augment_key)
     views = batch['image']
@@ -126,20 +133,21 @@ class _Reader:
       if not all(map(len, self._groups)):
         raise InputError('class-balanced batches want examples of every class')
 
-  def __call__(self, step: int) -> Batch:
+  def __call__(self, step: int, *roles: int) -> Batch:
     positions = step * self._batch_size + self._mine
     turns, groups = np.divmod(positions, len(self._groups))
-    rows = np.empty_like(positions)
+    rows, seeds = np.empty_like(positions), (self._seed, *roles)
     for k in np.unique(groups).tolist():
       group, here = self._groups[k], groups == k
-      seed = (self._seed, k) if len(self._groups) > 1 else (self._seed,)
+      seed = (*seeds, k) if len(self._groups) > 1 else seeds
       rows[here] = group[_passes(len(group), seed, turns[here])]
-    return {'image': self._images(rows, step), 'label': self._dataset.labels[rows]}
+    images = self._images(rows, (*seeds, step))
+    return {'image': images, 'label': self._dataset.labels[rows]}
 
-  def _images(self, rows, step):
+  def _images(self, rows, seeds):
     if self._crop is None:
       return self._dataset.images[rows]
-    rng = np.random.default_rng([_CROPS, self._seed, step])
+    rng = np.random.default_rng([_CROPS, *seeds])
     uniform = rng.random((self._batch_size, *self._crop.draws), np.float32)
     return self._dataset.images.crop(rows, self._crop, uniform[self._mine])
 
@@ -163,16 +171,17 @@ def _order(size, seed, epoch):
 def pair(source: Stream, target: Stream, labelled: Stream | None = None) -> Stream:
   """Returns `step -> {'source': ..., 'target': ...}` without the target's labels.
 
-  Each goes round at its own pace, however many examples the others have. `labelled`, a
-  few examples of the target with their labels, joins them under that name.
+  Each goes round at its own pace, however many examples the others have, in an order of
+  its own. `labelled`, a few examples of the target with their labels, joins them under
+  that name.
   """
-  streams = {'source': source, 'target': target}
+  streams = {'source': (source,), 'target': (target, _TARGET)}
   if labelled is not None:
-    streams['labelled'] = labelled
+    streams['labelled'] = labelled, _LABELLED
   together = _together(streams)
 
-  def read(step):
-    batch = together.read(step)
+  def read(step, *roles):
+    batch = together.read(step, *roles)
     batch['target'].pop('label', None)
     return batch
 
@@ -181,42 +190,46 @@ def pair(source: Stream, target: Stream, labelled: Stream | None = None) -> Stre
 
 def join(*streams: Stream) -> Stream:
   """Returns `step -> {'image', 'label'}`, the batches of all, one after the other."""
-  together = _together(dict(enumerate(streams)))
+  together = _together({i: (one, _JOINED + i) for i, one in enumerate(streams)})
 
   @jax.jit
-  def finish(batch, step):
-    parts = together.finish(batch, step).values()
+  def finish(batch, step, *roles):
+    parts = together.finish(batch, step, *roles).values()
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
   return together._replace(finish=finish)
 
 
 def _together(streams):
-  def read(step):
-    return {name: stream.read(step) for name, stream in streams.items()}
+  """By name, the batches of (stream, *its roles), beside roles of all."""
 
-  def finish(batch, step):
-    return {name: stream.finish(batch[name], step) for name, stream in streams.items()}
+  def read(step, *roles):
+    return {k: one.read(step, *roles, *own) for k, (one, *own) in streams.items()}
 
-  return Stream(read, finish, max(stream.workers for stream in streams.values()))
+  def finish(batch, step, *roles):
+    return {
+      k: one.finish(batch[k], step, *roles, *own) for k, (one, *own) in streams.items()
+    }
+
+  return Stream(read, finish, max(one.workers for one, *_ in streams.values()))
 
 
 def stack(streams: Sequence[Stream]) -> Stream:
   """Returns `step -> batch` whose arrays have a leading axis, of the streams."""
 
-  def together(batches):
-    return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+  def read(step, *roles):
+    parts = [stream.read(step, *roles) for stream in streams]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
 
   @jax.jit
-  def finish(batch, step):
+  def finish(batch, step, *roles):
     parts = [
-      stream.finish(jax.tree.map(lambda x, i=i: x[i], batch), step)
+      stream.finish(jax.tree.map(lambda x, i=i: x[i], batch), step, *roles)
       for i, stream in enumerate(streams)
     ]
     return jax.tree.map(lambda *arrays: jnp.stack(arrays), *parts)
 
-  workers = max(stream.workers for stream in streams)
-  return Stream(lambda step: together([s.read(step) for s in streams]), finish, workers)
+  return Stream(read, finish, max(stream.workers for stream in streams))
 
 
 def merge(*sources: Stream) -> Stream:
@@ -229,10 +242,10 @@ def merge(*sources: Stream) -> Stream:
   joined = join(*sources)
 
   @jax.jit
-  def finish(batch, step):
+  def finish(batch, step, *roles):
     sizes = [len(part['label']) for part in batch.values()]
     domain = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    return {**joined.finish(batch, step), 'domain': jnp.asarray(domain)}
+    return {**joined.finish(batch, step, *roles), 'domain': jnp.asarray(domain)}
 
   return joined._replace(finish=finish)
 
