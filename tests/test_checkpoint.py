@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -142,3 +143,13 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step() == 1
     np.testing.assert_array_equal(checkpoints.restore({'w': jnp.zeros(2)})['w'], 1.0)
+
+
+def test_an_error_without_words_is_one(tmp_path, monkeypatch):
+  """Such as the memory's."""
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {'w': jnp.ones(2)})
+    checkpoints.wait()
+    monkeypatch.setattr(checkpoints, '_read', mock.Mock(side_effect=MemoryError))
+    with pytest.raises(InputError, match='step 1: MemoryError'):
+      checkpoints.restore({'w': jnp.zeros(2)})

@@ -190,6 +190,8 @@ def test_compare_starts_a_plan_from_the_same_seeds_earlier_one(
     [raw(trial.state.params) for trial in trials[name]] for name in ('first', 'second')
   )
   assert first == second and first[0] != first[1]
+  states = [trial.state.params for both in trials.values() for trial in both]
+  assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(states))
 
 
 def test_compare_takes_the_same_steps_of_each_plans_own_batches(

@@ -104,7 +104,7 @@ class Checkpoints:
       try:
         restored = self._read(step, ocp.StandardCheckpointHandler, args)
       except Exception as raised:  # orbax and tensorstore raise all kinds
-        error = ' '.join(str(raised).split())[:200]
+        error = ' '.join(str(raised).split())[:200] or type(raised).__name__
       failed[step] = next(filter(None, processes.from_all(error)), None)
       if failed[step] is None:
         self._set_aside({k: error for k, error in failed.items() if error})

@@ -316,7 +316,7 @@ def compare(
   `options` are `fit`'s: the mesh, the steps to profile, the figure of the best.
 
   Returns:
-    By name, a trial a seed.
+    By name, a trial a seed; in one process their states are on the host.
   """
   trials = collections.defaultdict(list)
   for seed, named in plans.items():
@@ -337,6 +337,10 @@ def compare(
           **options,
         )
       )
+    if jax.process_count() == 1:  # the next seed wants the devices' memory
+      for name in named:
+        last = trials[name][-1]
+        trials[name][-1] = last._replace(state=jax.device_get(last.state))
   return dict(trials)
 
 

@@ -1,5 +1,6 @@
 """The registry's rows, and fetching from a server of our own."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import http.server
@@ -96,7 +97,14 @@ def test_a_download_that_was_whole_is_only_verified(site):
 def test_another_file_is_refused_and_removed(site):
   with pytest.raises(InputError, match='not the published file.*00000000'):
     registry.fetch(row(site, '00000000'))
-  assert not list(registry.cache().glob('*.pth*'))
+  assert [file.suffix for file in registry.cache().iterdir()] == ['.lock']
+
+
+def test_of_two_that_want_it_one_fetches(site):
+  with concurrent.futures.ThreadPoolExecutor(2) as threads:
+    first, second = threads.map(registry.fetch, [row(site)] * 2)
+  assert first == second and first.read_bytes() == CONTENT
+  assert site.requests == [None]
 
 
 def test_a_missing_hash_is_said(site, capsys):

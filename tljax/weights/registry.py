@@ -22,6 +22,7 @@ from rich.console import Console
 from tljax.errors import InputError
 
 with epy.lazy_imports():  # they are slow to import
+  import filelock
   import pooch
   import requests
 
@@ -109,6 +110,8 @@ def locate(model: str, source: str | pathlib.Path) -> pathlib.Path:
 def fetch(row: Published) -> pathlib.Path:
   """Downloads a file into the cache, once; verified, and resumed where it broke off.
 
+  Other processes that want it meanwhile, be they of this run, wait for it.
+
   Raises:
     InputError: it cannot be downloaded (the message says which file to put where), or
       it is not the published one.
@@ -118,15 +121,17 @@ def fetch(row: Published) -> pathlib.Path:
     # pooch is told no hash: it knows no prefixes. `_download` hands over nothing that
     # is not verified.
     pooch.get_logger().setLevel('WARNING')
-    return pathlib.Path(
-      pooch.retrieve(
-        row.url,
-        known_hash=None,
-        fname=path.name,
-        path=path.parent,
-        downloader=functools.partial(_download, row),
-      )
-    )
+    if not path.exists():
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with filelock.FileLock(path.with_name(f'{path.name}.lock')):
+        pooch.retrieve(
+          row.url,
+          known_hash=None,
+          fname=path.name,
+          path=path.parent,
+          downloader=functools.partial(_download, row),
+        )
+    return path
   except (requests.RequestException, OSError) as error:
     reason = str(error).split('\n')[0]
     raise InputError(
