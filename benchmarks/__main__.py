@@ -25,7 +25,7 @@ from tljax.errors import InputError
 
 _PEERS = ('torch', 'torch.compile')
 # Of a file's facts, those that its cases may differ in.
-_OF_A_RUN = ('date', 'ceiling', 'cases')
+_OF_A_RUN = ('date', 'commit', 'ceiling', 'cases')
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -108,7 +108,8 @@ def measure(name: str, settings: Settings, seconds: float, about: dict) -> dict:
   bar = BARS['cpu' if jax.default_backend() == 'cpu' else 'gpu'].get(name)
   jax.clear_caches()
   gc.collect()
-  return {**figures, 'bar': bar and bar.judge(figures), 'date': about['date']}
+  when = {k: about[k] for k in ('date', 'commit')}
+  return {**figures, 'bar': bar and bar.judge(figures), **when}
 
 
 def save(out: pathlib.Path, written: dict) -> None:

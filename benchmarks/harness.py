@@ -4,7 +4,9 @@ import datetime
 import importlib.metadata
 import math
 import os
+import pathlib
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -263,7 +265,7 @@ def cores() -> int:
 
 
 def environment(**facts) -> dict:
-  """What figures depend on beside the code; `facts` join it."""
+  """What figures depend on; `facts` join it."""
   found = {'python': platform.python_version()}
   for name in _PACKAGES:
     try:
@@ -277,5 +279,16 @@ def environment(**facts) -> dict:
     **found,
     **{name.lower(): os.environ[name] for name in _SETTINGS if os.environ.get(name)},
     'date': datetime.date.today().isoformat(),
+    'commit': _commit(),
     **facts,
   }
+
+
+def _commit():
+  """That of the checkout; None outside of one."""
+  command = 'git', '-C', str(pathlib.Path(__file__).parent), 'rev-parse', '--short'
+  try:
+    found = subprocess.run((*command, 'HEAD'), capture_output=True, text=True)
+  except OSError:
+    return None
+  return found.stdout.strip() or None

@@ -43,7 +43,11 @@ def device():
 
 
 def placed(module, train=True):
-  """A module on the device, its kernels in the layout that is quickest there."""
+  """A module on the device, its kernels in the layout that is quickest there.
+
+  cuDNN tries its algorithms, as XLA does.
+  """
+  torch.backends.cudnn.benchmark = True
   return module.to(device(), memory_format=torch.channels_last).train(train)
 
 
