@@ -1,5 +1,7 @@
 """Sets by name: splits, subsets, corrupt files, and what stays in memory."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -62,10 +64,34 @@ def test_a_set_is_split_where_it_is_not(given, share, wanted):
   assert all(np.array_equal(parts[k].rows, again[k].rows) for k in parts)
 
 
-@pytest.mark.parametrize('share', [0.0, 1.0, -0.1])
-def test_a_share_that_is_none(share):
-  with pytest.raises(InputError, match=f'--val-fraction is {share}'):
+@pytest.mark.parametrize('share', [0.01, 0.1, 0.35, 0.5, 0.65])
+@pytest.mark.parametrize('count', [20, 41, 333])
+def test_the_parts_of_a_set_are_disjoint_and_together_whole(share, count):
+  parts = split({'all': source(count)}, share)
+  rows = np.concatenate([part.rows for part in parts.values()])
+  np.testing.assert_array_equal(np.sort(rows), np.arange(count))
+
+
+@pytest.mark.parametrize('share', [0.0, 0.7, 0.9, 1.0, -0.1, float('nan')])
+def test_a_share_that_leaves_nothing_to_train_on(share):
+  wanted = f'--val-fraction is {share}; choose one between 0 and 0.7, since 0.3 of'
+  with pytest.raises(InputError, match=wanted):
     split({'all': source()}, share)
+
+
+@pytest.mark.parametrize('share', [0.0, 1.0])
+def test_a_share_of_a_set_with_a_test_split(share):
+  with pytest.raises(InputError, match='choose one between 0 and 1$'):
+    split({'train': source(), 'test': source()}, share)
+  assert len(split({'train': source(), 'test': source()}, 0.8)['train']) == 8
+
+
+def test_a_class_too_small_to_train_on():
+  labels = np.int32([0] * 40 + [1])
+  few = dataclasses.replace(source(41), labels=labels)
+  with pytest.raises(InputError, match=r"here: class 'b' .*\(1\).* on 20% of them; l"):
+    split({'all': few}, 0.5)
+  assert len(np.unique(split({'all': few})['train'].labels)) == 2
 
 
 def test_a_share_of_a_set_that_is_split():

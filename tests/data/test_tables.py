@@ -199,7 +199,7 @@ def test_parquet_with_hugging_faces_names(tmp_path, files, struct):
   train = splits['train']
   assert [train.classes[k] for k in train.labels] == [names[k] for k in labels]
   assert train[2] == files[2].read_bytes()
-  loaded = data.load(f'parquet:{folder}', data.Transform(4), validation=0.5)
+  loaded = data.load(f'parquet:{folder}', data.Transform(4), validation=0.4)
   assert len(loaded['train']) + len(loaded['validation']) == 5
   assert len(splits['train'].fingerprint()) == 16
 

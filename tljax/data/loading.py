@@ -107,10 +107,15 @@ def split(sources: Splits, validation: float | None = None) -> dict[str, Source]
 
   Raises:
     InputError: the set has a validation split and `validation` asks for another, or
-      the share is not between 0 and 1; or there is nothing to train on.
+      the share leaves no training examples, of all or of a class; or there is nothing
+      to train on.
   """
-  if validation is not None and not 0 < validation < 1:
-    raise InputError(f'--val-fraction is {validation}; choose one between 0 and 1')
+  most = 1 if {'validation', 'test'} & sources.keys() else 1 - TEST
+  if validation is not None and not 0 < validation < most:
+    raise InputError(
+      f'--val-fraction is {validation}; choose one between 0 and {most}'
+      + ('' if most == 1 else f', since {TEST} of the set become its test split')
+    )
   if 'train' not in sources and {'validation', 'test'} & sources.keys():
     origin = next(iter(sources.values())).origin
     raise InputError(f'{origin} has no training split; name one, or give it unsplit')
@@ -134,6 +139,13 @@ def _divide(source, shares):
   one_each = source.classes and source.labels.ndim == 1
   strata = source.labels if one_each else np.zeros(len(source), np.int32)
   parts = stratified(strata, shares, seed=0)
+  lost = np.setdiff1d(strata, strata[parts['train']])
+  if one_each and len(lost):
+    raise InputError(
+      f'{source.origin}: class {source.classes[lost[0]]!r} has too few examples '
+      f'({np.sum(strata == lost[0])}) to train on {shares["train"]:.0%} of them; '
+      'lower --val-fraction, or add some'
+    )
   return {name: source.take(rows) for name, rows in parts.items()}
 
 
