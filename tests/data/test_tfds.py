@@ -27,6 +27,7 @@ class Pets(tfds.core.GeneratorBasedBuilder):
   """Encoded images: preparing them wants no TensorFlow either."""
 
   VERSION = tfds.core.Version('1.0.0')
+  unlabelled = ()
 
   def _info(self):
     features = {
@@ -45,16 +46,20 @@ class Pets(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, start, count):
     for i in range(start, start + count):
-      yield i, {'image': png(i), 'label': i % 3}
+      yield i, {'image': png(i), 'label': -1 if i in self.unlabelled else i % 3}
+
+
+def prepare(folder, unlabelled=()):
+  """Returns the folder of the prepared version."""
+  builder = Pets(data_dir=folder, file_format='array_record')
+  builder.unlabelled = unlabelled
+  builder.download_and_prepare()
+  return builder.data_dir
 
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-  """The folder of the prepared version."""
-  folder = tmp_path_factory.mktemp('tfds')
-  builder = Pets(data_dir=folder, file_format='array_record')
-  builder.download_and_prepare()
-  return builder.data_dir
+  return prepare(tmp_path_factory.mktemp('tfds'))
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -79,6 +84,25 @@ def test_it_is_decoded_as_files_are(prepared):
     data.Transform(6, 7)(Image.fromarray(pixels(i))).tobytes() for i in range(30)
   }
   assert {image.tobytes() for image in loaded['train'].images} < wanted
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_split_without_labels_is_left_out(tmp_path):
+  splits = data.loading.read(f'tfds:{prepare(tmp_path, range(30, 39))}')
+  whole = splits['all']
+  assert list(splits) == ['all'] and whole.classes == tuple(CLASSES)
+  rows = [next(i for i in range(30) if png(i) == whole[k]) for k in range(30)]
+  assert list(whole.labels) == [i % 3 for i in rows]
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(
+  ('unlabelled', 'named'),
+  [([31, 35], r'row \d of the test split has no label'), (range(39), 'no example has')],
+)
+def test_missing_labels(tmp_path, unlabelled, named):
+  with pytest.raises(InputError, match=f'^tfds:.*: {named}'):
+    data.loading.read(f'tfds:{prepare(tmp_path, unlabelled)}')
 
 
 @pytest.mark.filterwarnings('ignore')

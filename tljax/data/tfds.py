@@ -25,13 +25,15 @@ class _Examples(Sequence):
 def read(name: str) -> Splits:
   """Returns the splits of a prepared set; its images stay encoded on disk.
 
+  A split without labels, such as the test split of imagenet2012, is left out.
+
   Args:
     name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION in $TFDS_DATA_DIR, or the folder of
       a prepared version.
 
   Raises:
     InputError: there is no such set, it is not prepared or not as array_record, or it
-      has no images with class labels.
+      has no images with class labels, or some of a split have none.
   """
   import tensorflow_datasets as tfds
 
@@ -61,13 +63,24 @@ def read(name: str) -> Splits:
     raise _unprepared(name) from error
   if not sources:
     raise _unprepared(name)
-  if len(sources) == 1:
-    sources = {'all': next(iter(sources.values()))}
-  names = np.array(features[label].names)
-  labels = {
-    split: names[[source[i][label] for i in range(len(source))]]
+  numbers = {
+    split: np.array([source[i][label] for i in range(len(source))])
     for split, source in sources.items()
   }
+  numbers = {split: of for split, of in numbers.items() if np.any(of >= 0)}
+  if not numbers:
+    raise InputError(f'tfds:{name}: no example has a label; choose another set')
+  for split, of in numbers.items():
+    if np.any(of < 0):  # -1 is no label
+      raise InputError(
+        f'tfds:{name}: row {np.argmin(of)} of the {split} split has no label; '
+        'prepare the set without such rows'
+      )
+  sources = {split: sources[split] for split in numbers}
+  if len(sources) == 1:
+    sources, numbers = ({'all': of} for (of,) in (sources.values(), numbers.values()))
+  names = np.array(features[label].names)
+  labels = {split: names[of] for split, of in numbers.items()}
   labels, classes = class_labels(labels, f'tfds:{name}')
   return {
     split: Source(
