@@ -1,10 +1,12 @@
 """Decoding, and transforms that are the published ones pixel by pixel."""
 
 import io
+import struct
+import unittest.mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests import oracles
 from tljax.data import images
@@ -63,6 +65,46 @@ def test_exif_rotation_is_applied(tmp_path):
   image.save(tmp_path / 'x.png', exif=exif)
   pixels = images.read(tmp_path / 'x.png', 10, 10)
   assert pixels[0].max() < 128 < pixels[-1].min()
+
+
+def exif(*tags):
+  """EXIF of the tags (number, type, count, value), as they are."""
+  entries = b''.join(struct.pack('<HHII', *tag) for tag in tags)
+  head = b'Exif\0\0II*\0\x08\0\0\0' + struct.pack('<H', len(tags))
+  return head + entries + bytes(4)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_orientations_are_pillows(orientation):
+  buffer = io.BytesIO()
+  photograph((9, 5)).save(buffer, 'png', exif=exif((0x112, 3, 1, orientation)))
+  wanted = ImageOps.exif_transpose(Image.open(buffer)).resize((8, 8), 2)
+  ours = images.read_example(source_of(buffer.getvalue()), 0, Transform(8))
+  np.testing.assert_array_equal(ours, np.asarray(wanted))
+
+
+@pytest.mark.parametrize('bad', [(0x128, 7, 1, 5), (0x11A, 7, 1, 5), (0x10E, 12, 1, 0)])
+def test_bad_tags_beside_the_orientation(bad):
+  image = Image.new('RGB', (10, 20))
+  image.paste((255, 255, 255), (0, 0, 10, 10))  # the upper half
+  buffer = io.BytesIO()
+  image.save(buffer, 'jpeg', exif=exif((0x112, 3, 1, 6), bad))
+  pixels = images.read_example(source_of(buffer.getvalue()), 0, Transform(10))
+  assert pixels[:, 0].max() < 128 < pixels[:, -1].min()  # turned to the right
+
+
+def test_whatever_pillow_says_against_a_file_names_it(monkeypatch, paint, tmp_path):
+  path = paint(tmp_path / 'x.png')
+
+  def read(error):
+    monkeypatch.setattr(images, 'to_rgb', unittest.mock.Mock(side_effect=error))
+    images.read(path, 4)
+
+  for error in (struct.error('short'), IndexError('short'), AttributeError('short')):
+    with pytest.raises(InputError, match='x.png: cannot be read as an image .short'):
+      read(error)
+  with pytest.raises(MemoryError):
+    read(MemoryError)
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path):

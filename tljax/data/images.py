@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from tljax.data.augment import RandomResizedCrop
 from tljax.data.source import Source
@@ -32,6 +32,15 @@ _UNIT = 1 << 12  # of the boxes of crops in an image's side
 warnings.simplefilter('error', Image.DecompressionBombWarning)
 Box = tuple[float, float, float, float]  # top, left, height, width, in [0, 1]
 _WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+_UPRIGHT = {  # by EXIF's orientation
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
 _FILTERS = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
 
 
@@ -136,7 +145,16 @@ def read_example(
     least = math.ceil(_DRAFT_GAP * (transform.resize or transform.size) / share)
     image.draft(None, (least, least))  # of a JPEG; the aspect ratio stays
     image.load()
-    return transform(to_rgb(ImageOps.exif_transpose(image)), box)
+    return transform(to_rgb(_upright(image)), box)
+
+
+def _upright(image):
+  """Applies EXIF's orientation; ImageOps.exif_transpose trips over other bad tags."""
+  try:
+    method = _UPRIGHT[image.getexif()[ExifTags.Base.Orientation]]
+  except Exception:  # there is none, or none that can be read
+    return image
+  return image.transpose(method)
 
 
 def check_header(source: Source, index: int) -> None:
@@ -156,13 +174,9 @@ def opened(source: Source, index: int) -> Iterator[Image.Image]:
       return
     with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
       yield image
-  except (
-    OSError,
-    SyntaxError,  # Pillow's word for a broken PNG
-    ValueError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-  ) as error:
+  except MemoryError:
+    raise
+  except Exception as error:  # Pillow's words for a broken file are of many classes
     reason = str(error).split('\n')[0].replace(repr(str(item)), 'the file')
     reason = re.sub('<_io.BytesIO[^>]*>', 'it', reason)
     raise InputError(
