@@ -6,7 +6,7 @@ import unittest.mock
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from tests import oracles
 from tljax.data import images
@@ -219,6 +219,17 @@ def test_bytes_that_are_no_image_are_named_by_their_row(item):
   with pytest.raises(InputError, match='^here, row 0: cannot be read as an image') as e:
     images.read_example(source_of(item), 0, Transform(4))
   assert '\n' not in str(e.value) and '0x' not in str(e.value)
+
+
+def test_postscript_is_not_run(monkeypatch, tmp_path):
+  photograph((9, 9)).save(tmp_path / 'x.eps')
+  path = (tmp_path / 'x.eps').rename(tmp_path / 'x.jpg')
+  ghostscript = unittest.mock.Mock()
+  monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', ghostscript)
+  for item in (path, path.read_bytes()):
+    with pytest.raises(InputError, match='cannot identify image file'):
+      images.read_example(source_of(item), 0, Transform(4))
+  ghostscript.assert_not_called()
 
 
 def test_a_decompression_bomb_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Images to uint8 arrays: any format, size and mode that Pillow reads.
+"""Images to uint8 arrays: any format, size and mode that Pillow reads itself.
 
 EXIF rotation is applied; of an animation the first frame is taken; 16 bits are scaled
 to 8; transparent pixels keep their colour.
@@ -172,7 +172,8 @@ def opened(source: Source, index: int) -> Iterator[Image.Image]:
       is_grey = item.ndim == 3 and item.shape[-1] == 1
       yield Image.fromarray(item[..., 0] if is_grey else item)
       return
-    with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+    file = io.BytesIO(item) if isinstance(item, bytes) else item
+    with Image.open(file, formats=_formats()) as image:
       yield image
   except MemoryError:
     raise
@@ -183,6 +184,14 @@ def opened(source: Source, index: int) -> Iterator[Image.Image]:
       f'{source.name(index)}: cannot be read as an image ({reason}); '
       'remove it, or leave such files out by --skip-corrupt'
     ) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+  """All that Pillow reads but PostScript: for that it starts Ghostscript."""
+  Image.preinit()  # first, so that the common ones are tried first
+  Image.init()
+  return tuple(name for name in Image.ID if name != 'EPS')
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
