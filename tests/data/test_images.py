@@ -57,6 +57,20 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
   np.testing.assert_array_equal(grey, [[0, 100], [200, 255]])
 
 
+@pytest.mark.parametrize(
+  ('pixels', 'named'),
+  [
+    (np.float32([[0.0, 0.5, 1.0]]), 'floats; save it with 8 or 16 bits'),
+    (np.int32([[0, 65536]]), 'from 0 to 65536; save it with 16 bits'),
+    (np.int32([[-1, 255]]), 'from -1 to 255; save it with 16 bits'),
+  ],
+)
+def test_pixels_of_unknown_range(tmp_path, pixels, named):
+  Image.fromarray(pixels).save(tmp_path / 'x.tif')
+  with pytest.raises(InputError, match=f'x.tif: cannot be read .*{named}'):
+    images.read(tmp_path / 'x.tif', 2)
+
+
 def test_exif_rotation_is_applied(tmp_path):
   image = Image.new('RGB', (10, 20))
   image.paste((255, 255, 255), (0, 0, 10, 10))  # the upper half

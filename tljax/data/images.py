@@ -1,7 +1,7 @@
 """Images to uint8 arrays: any format, size and mode that Pillow reads itself.
 
 EXIF rotation is applied; of an animation the first frame is taken; 16 bits are scaled
-to 8; transparent pixels keep their colour.
+to 8, floats are refused; transparent pixels keep their colour.
 """
 
 import concurrent.futures
@@ -195,9 +195,21 @@ def _formats() -> tuple[str, ...]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-  """Converts any mode; 16-bit grey is scaled to 8 bits, not clipped."""
+  """Converts any mode; 16-bit grey is scaled to 8 bits, not clipped.
+
+  Raises:
+    ValueError: what is white is unknown, of floats and of more than 16 bits.
+  """
+  if image.mode == 'F':
+    raise ValueError('its pixels are floats; save it with 8 or 16 bits')
   if image.mode.startswith('I'):
-    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 65535:
+      raise ValueError(
+        f'its pixels go from {pixels.min()} to {pixels.max()}; save it with 16 bits, '
+        '0 to 65535'
+      )
+    image = Image.fromarray((pixels / 257).round().astype(np.uint8))
   return image.convert('RGB')
 
 
