@@ -167,10 +167,10 @@ def test_bad_specs(table, tmp_path):
 
 
 def write_parquet(path, files, labels, names=None, struct=True):
-  images = [file.read_bytes() for file in files]
+  images = [file and file.read_bytes() for file in files]
   if struct:
     images = [
-      {'bytes': image, 'path': file.name}
+      {'bytes': image, 'path': file and file.name}
       for image, file in zip(images, files, strict=True)
     ]
   table = pyarrow.table({'image': images, 'label': labels})
@@ -208,6 +208,29 @@ def test_parquet_without_names(tmp_path, files):
   write_parquet(tmp_path / 'set.parquet', files, NAMES)
   whole = tables.read_parquet(str(tmp_path / 'set.parquet'))['all']
   assert [whole.classes[k] for k in whole.labels] == NAMES
+
+
+def test_each_split_of_parquet_has_its_own_order_of_classes(tmp_path, files):
+  folder = tmp_path / 'data'
+  for split, names in (('train', ['cat', 'dog']), ('test', ['dog', 'cat'])):
+    write_parquet(folder / f'{split}.parquet', files, [0, 1] * 5, names)
+  splits = tables.read_parquet(str(folder))
+  assert splits['train'].classes == ('cat', 'dog')
+  assert list(splits['train'].labels) == [0, 1] * 5
+  assert list(splits['test'].labels) == [1, 0] * 5
+
+
+@pytest.mark.parametrize('names', [None, ['cat', 'dog']])
+@pytest.mark.parametrize('struct', [True, False])
+def test_parquet_with_nothing_in_a_row(tmp_path, files, struct, names):
+  path = tmp_path / 'set.parquet'
+  for labels in ([0, 1, 0, None, 1], [0.0, 1.0, 0.0, float('nan'), 1.0]):
+    write_parquet(path, files[:5], labels, names, struct)
+    with pytest.raises(InputError, match="parquet, row 3: nothing in column 'label'"):
+      tables.read_parquet(str(path))
+  write_parquet(path, [*files[:2], None], [0, 1, 0], names, struct)
+  with pytest.raises(InputError, match="parquet, row 2: nothing in column 'image'"):
+    tables.read_parquet(str(path))
 
 
 def test_bad_parquet(tmp_path, files):

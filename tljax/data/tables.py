@@ -179,7 +179,8 @@ def read_parquet(path: str) -> Splits:
       their like.
 
   Raises:
-    InputError: nothing is there, a file is damaged, or a column is missing.
+    InputError: nothing is there, a file is damaged, a column is missing, or a row has
+      nothing in one.
   """
   root = pathlib.Path(path)
   files = sorted(root.rglob('*.parquet')) if root.is_dir() else [root]
@@ -192,12 +193,11 @@ def read_parquet(path: str) -> Splits:
   tables = {split: _table(path, group) for split, group in members.items()}
   if not tables:
     raise InputError(f'{path}: there is no .parquet file; check the path')
-  names = [_class_names(table) for table in tables.values()]
-  labels = {split: _labels(path, table, names[0]) for split, table in tables.items()}
+  labels = {split: _labels(path, table) for split, table in tables.items()}
   labels, classes = class_labels(labels, path)
   return {
     split: Source(
-      _Column(_images(table)),
+      _Column(_images(path, table)),
       labels[split],
       classes,
       path,
@@ -218,12 +218,20 @@ def _table(path, files):
     ) from error
 
 
-def _images(table):
+def _images(path, table):
   column = table.column('image')
   if pyarrow.types.is_struct(column.type):
-    field = column.type.get_field_index('bytes')
-    chunks = [chunk.field(field) for chunk in column.chunks]
-    column = pyarrow.chunked_array(chunks)
+    column = column.flatten()[column.type.get_field_index('bytes')]
+  return _filled(path, column, 'image')
+
+
+def _filled(path, column, name):
+  empty = np.flatnonzero(column.is_null(nan_is_null=True))
+  if len(empty):
+    raise InputError(
+      f'{path}, row {empty[0]}: nothing in column {name!r}; fill it, or leave '
+      'such rows out'
+    )
   return column
 
 
@@ -234,8 +242,9 @@ def _class_names(table):
   return info.get('features', {}).get('label', {}).get('names')
 
 
-def _labels(path, table, names):
-  labels = table.column('label').to_numpy()
+def _labels(path, table):
+  labels = _filled(path, table.column('label'), 'label').to_numpy()
+  names = _class_names(table)
   if not names:
     return labels
   outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
