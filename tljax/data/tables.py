@@ -41,8 +41,9 @@ def read_csv(spec: str) -> Splits:
       and test divides the rows.
 
   Raises:
-    InputError: the file or a column is missing, a row is incomplete, an image is
-      listed twice, a split is unknown or a target is no number; the line is named.
+    InputError: the file or a column is missing, a row is incomplete or too long, an
+      image is listed twice, a split is unknown or a target is no number; the line is
+      named.
   """
   path, _, query = spec.partition('?')
   options = dict(urllib.parse.parse_qsl(query))
@@ -99,6 +100,12 @@ def _rows(path):
       rows = [(reader.line_num, row) for row in reader]
   except (OSError, ValueError, csv.Error) as error:
     raise InputError(f'{path}: cannot be read as CSV ({error}); mend it') from error
+  for line, row in rows:
+    if None in row or None in row.values():  # DictReader's marks
+      raise InputError(
+        f'{path}, line {line}: has {"more" if None in row else "fewer"} cells than the '
+        'header; mend it (quote a cell that holds a comma)'
+      )
   if not rows:
     raise InputError(f'{path}: lists no image; add rows below the header')
   return reader.fieldnames, rows
