@@ -114,6 +114,21 @@ def test_rows_of_hdf5_are_square_images(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ('name', 'low', 'high'),
+  [('data', -1, 1), ('data', 0, 1.01), ('features', 0, 1), ('feas', 0, 1)],
+)
+def test_rows_of_hdf5_that_are_features(tmp_path, name, low, high):
+  train, test = RNG.random((30, 36)), RNG.random((9, 36))
+  test[3, :2] = low, high  # one split tells for both
+  with h5py.File(tmp_path / 'set.h5', 'w') as file:
+    for split, rows in (('train', train), ('test', test)):
+      file[f'{split}/{name}'], file[f'{split}/target'] = rows, LABELS[: len(rows)]
+  splits = arrays.read_h5(str(tmp_path / 'set.h5'))
+  for split, rows in (('train', train), ('test', test)):
+    np.testing.assert_array_equal(splits[split][4], np.float32(rows[4]))
+
+
+@pytest.mark.parametrize(
   ('content', 'named'),
   [
     ({'image': IMAGES}, 'image'),

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import pathlib
 import zlib
 
@@ -15,7 +16,8 @@ with epy.lazy_imports():  # they are slow to import
   import h5py
   from scipy import io
 
-_IMAGES = ('image', 'images', 'x', 'data', 'features', 'feas', 'fts')
+_FEATURES = ('features', 'feas', 'fts')
+_IMAGES = ('image', 'images', 'x', 'data', *_FEATURES)
 _LABELS = ('label', 'labels', 'y', 'target', 'targets')
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zlib.error)
 _IDX_TYPES = {0x08: '>u1', 0x09: '>i1', 0x0B: '>i2', 0x0C: '>i4', 0x0D: '>f4'}
@@ -78,26 +80,30 @@ def read_h5(path: str) -> Splits:
   """Returns the examples of an HDF5 file, as USPS is published.
 
   It holds groups 'train' and 'test' with 'data' and 'target', or these at its root;
-  see `read_npz` for the shapes. Rows (N, H * H) in [0, 1] are square grey images.
+  see `read_npz` for the shapes. Float rows (N, H * H) in [0, 1] are square grey
+  images, unless they are called features.
 
   Raises:
     InputError: it is missing or damaged, or its arrays are of other shapes.
   """
 
   def arrays(file):
-    pairs = {}
+    pairs, words = {}, set()
     with h5py.File(file, 'r') as root:
       groups = {SPLIT_NAMES[k]: root[k] for k in root if k in SPLIT_NAMES}
       for split, group in (groups or {'all': root}).items():
         for name in group:
+          words.update(name.lower().split('_'))
           if _split_and_kind(name)[1]:
             pairs.setdefault(split, {})[_split_and_kind(name)[1]] = group[name][()]
-    return pairs
+    return pairs, words
 
-  pairs = _read(path, arrays)
-  for pair in pairs.values():
-    if 'image' in pair:
-      pair['image'] = _squares(pair['image'])
+  pairs, words = _read(path, arrays)
+  rows = {split: pair['image'] for split, pair in pairs.items() if 'image' in pair}
+  if words.isdisjoint(_FEATURES) and all(map(_are_squares, rows.values())):
+    for split, array in rows.items():
+      side = math.isqrt(array.shape[1])
+      pairs[split]['image'] = array.reshape(-1, side, side)
   return _splits(pairs, path, sorted(pairs))
 
 
@@ -156,10 +162,15 @@ def _split_and_kind(name):
   return splits[0] if splits else 'all', kinds[0] if kinds else None
 
 
-def _squares(rows):
-  side = round(rows.shape[-1] ** 0.5)
-  is_square = rows.ndim == 2 and side * side == rows.shape[-1]
-  return rows.reshape(-1, side, side) if is_square else rows
+def _are_squares(rows):
+  return (
+    rows.ndim == 2
+    and rows.size
+    and np.issubdtype(rows.dtype, np.floating)
+    and math.isqrt(rows.shape[1]) ** 2 == rows.shape[1]
+    and 0 <= rows.min()
+    and rows.max() <= 1
+  )
 
 
 def _splits(pairs, path, names):
