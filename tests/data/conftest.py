@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tljax.data import images
+
 
 @pytest.fixture
 def paint():
@@ -16,6 +18,20 @@ def paint():
     return path
 
   return paint
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+  """How many images the threads are given at once, each time."""
+  given = []
+
+  class Threads:
+    def map(self, function, indices):
+      given.append(len(indices))
+      return map(function, indices)
+
+  monkeypatch.setattr(images, 'threads', Threads)
+  return given
 
 
 @pytest.fixture

@@ -267,6 +267,11 @@ def test_a_truncated_file_has_a_good_header(tmp_path, paint):
     images.read_example(source_of(path), 0, Transform(4))
 
 
+@pytest.mark.parametrize('count', [0, 5, 1024, 2500])
+def test_each_keeps_the_order(count):
+  assert list(images.each(lambda i: -i, count)) == [-i for i in range(count)]
+
+
 @pytest.fixture
 def lazy(tmp_path, paint):
   files = [paint(tmp_path / f'{i}.png', seed=i) for i in range(7)]

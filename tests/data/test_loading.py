@@ -7,7 +7,7 @@ import pytest
 
 from tljax import data
 from tljax.data.images import Images
-from tljax.data.loading import split
+from tljax.data.loading import decode, split
 from tljax.data.source import Source
 from tljax.errors import InputError
 
@@ -143,6 +143,11 @@ def test_corrupt_files(pets, memory, capsys):
   assert sum(sizes(kept).values()) == 18
   assert sum(len(part.images[:]) for part in kept.values()) == 18
   assert 'left out 2 corrupt image(s), such as' in capsys.readouterr().err
+
+
+def test_not_all_images_wait_for_a_thread_at_once(blocks):
+  decoded, _ = decode(source(2100), TRANSFORM, False, True)
+  assert len(decoded) == 2100 and blocks == [1024, 1024, 52]
 
 
 def test_training_images_of_another_transform(pets):

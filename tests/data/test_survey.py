@@ -89,6 +89,13 @@ def test_corrupt_images_are_named_and_counted(splits, tmp_path):
   assert pictures['b'].shape == (3, 8, 8, 3)
 
 
+def test_not_all_images_wait_for_a_thread_at_once(blocks):
+  pixels = np.zeros((1500, 4, 4), np.uint8)
+  labels = np.zeros(1500, np.int32)
+  looked = survey.survey(Source(pixels, labels, ('a',), 'here'))
+  assert len(looked.good()) == 1500 and blocks == [1024, 476]
+
+
 def test_a_regression_has_targets():
   pixels = np.zeros((3, 4, 4), np.uint8)
   looked = survey.survey(Source(pixels, np.float32([1, 2, 3]), (), 'here'))

@@ -15,7 +15,8 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -27,6 +28,7 @@ from tljax.errors import InputError
 # A JPEG is decoded at a half, a quarter or an eighth where that leaves this many times
 # the size that it is then resized to.
 _DRAFT_GAP = 2
+_BLOCK = 1024  # images that wait for a thread at once
 _UNIT = 1 << 12  # of the boxes of crops in an image's side
 # For the whole process: contexts of warnings are not safe among threads.
 warnings.simplefilter('error', Image.DecompressionBombWarning)
@@ -270,6 +272,15 @@ def _decode(source, rows, transform, boxes):
   for i, image in enumerate(threads().map(one, rows.tolist(), boxes)):
     images[i] = image
   return images
+
+
+def each(function: Callable[[int], Any], count: int) -> Iterator[Any]:
+  """Yields the function of 0, 1, ..., count - 1, called by the threads.
+
+  They get a block at a time: whatever waits for them takes memory.
+  """
+  for start in range(0, count, _BLOCK):
+    yield from threads().map(function, range(start, min(start + _BLOCK, count)))
 
 
 @functools.cache

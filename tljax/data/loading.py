@@ -182,7 +182,7 @@ def decode(
         raise
       corrupt.append(i)
 
-  for _ in track(images.threads().map(visit, range(len(source))), len(source)):
+  for _ in track(images.each(visit, len(source)), len(source)):
     pass
   names = [source.name(i) for i in corrupt]
   if corrupt:

@@ -113,8 +113,7 @@ def survey(
     except InputError as error:
       return None, str(error)
 
-  looked = images.threads().map(look, range(len(source)))
-  found = list(progress(looked, len(source)))
+  found = list(progress(images.each(look, len(source)), len(source)))
   errors = [error for _, error in found if error]
   return Survey(source, [look for look, _ in found], errors)
 
