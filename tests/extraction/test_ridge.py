@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeClassifier, RidgeCV
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
+from tljax.errors import InputError
 from tljax.extraction import ridge
 
 LAMBDAS = (1e-3, 0.1, 1.0, 10.0, 1e3)
@@ -85,3 +86,17 @@ def test_classes_are_ridge_classification(pixels):
   theirs = RidgeClassifier(alpha=100.0).fit(np.float64(features[::2]), labels[::2])
   wanted = theirs.decision_function(features[1::2])
   np.testing.assert_allclose(head.logits(features[1::2]), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize('views', [1, 2])
+def test_of_features_that_do_not_vary_it_is_the_mean(views):
+  y = np.float32([1, 2, 6, 7])
+  head = ridge.fit(np.ones((4, 3), np.float32), y, views=views)
+  np.testing.assert_allclose(head.logits(np.eye(3, dtype=np.float32)), 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize('views', [1, 2])
+def test_one_example_is_refused(views):
+  x, y = drawn(views, 3)
+  with pytest.raises(InputError, match='leaves out one example of 1; give 2'):
+    ridge.regress(x, y, views=views)

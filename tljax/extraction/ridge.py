@@ -7,6 +7,7 @@ import chex
 import numpy as np
 import scipy.linalg
 
+from tljax.errors import InputError
 from tljax.extraction.head import Head, linear
 
 LAMBDAS = tuple(10.0**e for e in range(-3, 7))
@@ -68,9 +69,15 @@ def regress(
     targets: (N,) or (N, T) float.
     lambdas: to choose from, above 0.
     views: of each example; their rows are as those of `features.extract`.
+
+  Raises:
+    InputError: there is one example, and none to fit when it is left out.
   """
   chex.assert_rank([features, targets], [2, {1, 2}])
   chex.assert_is_divisible(len(features), views)
+  examples = len(features) // views
+  if examples < 2:
+    raise InputError(f'ridge leaves out one example of {examples}; give 2 or more')
   x, y = np.float64(features), np.float64(targets.reshape(len(targets), -1))
   x_mean, y_mean = x.mean(0), y.mean(0)
   left, values, right = scipy.linalg.svd(x - x_mean, full_matrices=False)
@@ -81,7 +88,7 @@ def regress(
   outside = y - y_mean - left @ rotated  # what no weights can explain
 
   def by_example(rows):
-    return rows.reshape(views, -1, rows.shape[1]).swapaxes(0, 1)
+    return rows.reshape(views, examples, -1).swapaxes(0, 1)
 
   blocks = by_example(left)
   # I - H of the largest leverage; rounding must not take it below zero.
