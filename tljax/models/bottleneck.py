@@ -58,8 +58,9 @@ class Bottleneck(nn.Module):
 class OnFeatures(nn.Module):
   """A bottleneck and a head on the features of a frozen network.
 
-  In place of a network of images it makes a method of adaptation, or of fine-tuning, a
-  matter of seconds. Outputs are `{'features', 'logits'}`.
+  In place of a network of images it makes a method of adaptation, or a fine-tuning of
+  all parameters, a matter of seconds. What freezes the backbone would hold the
+  bottleneck as it was drawn. Outputs are `{'features', 'logits'}`.
 
   Attributes:
     head: `(outputs, train) -> logits`, such as `models.Linear(num_classes)`.
