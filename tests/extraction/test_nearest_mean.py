@@ -43,3 +43,14 @@ def test_rows_of_zeros_have_no_direction():
   mean = np.array([0.2, 0.6])  # of 0, 0; 0.6, 0.8; and 0, 1
   wanted = [mean / np.sqrt(0.4), [0, 0], [0, 0], [np.sqrt(0.5)] * 2]
   np.testing.assert_allclose(head.logits(np.eye(2, dtype=np.float32)).T, wanted)
+
+
+@pytest.mark.parametrize('metric', ['euclidean', 'cosine'])
+def test_a_class_without_examples_is_never_the_nearest(pixels, metric):
+  kept = pixels[1] < 3
+  features, labels = pixels[0][kept], pixels[1][kept]
+  wanted = nearest_mean.fit(features, labels, 3, metric=metric).logits(features)
+  got = nearest_mean.fit(features, labels + (labels > 0), 5, metric=metric)
+  got = got.logits(features)
+  np.testing.assert_array_equal(got[:, [0, 2, 3]], wanted)
+  np.testing.assert_array_equal(got[:, [1, 4]], np.float32(-1e30))

@@ -47,6 +47,16 @@ def linear(kernel: np.ndarray, bias: np.ndarray) -> Head:
   return Head(Linear(len(bias)), {'params': {'classifier': classifier}})
 
 
+def linear_of_seen(
+  kernel: np.ndarray, bias: np.ndarray, seen: np.ndarray, num_classes: int
+) -> Head:
+  """As `linear`, of the classes `seen`; the logit of one without examples is -1e30."""
+  columns = np.zeros((len(kernel), num_classes))
+  biases = np.full(num_classes, -1e30)
+  columns[:, seen], biases[seen] = kernel, bias
+  return linear(columns, biases)
+
+
 def standardized(fit: Callable[..., Head]) -> Callable[..., Head]:
   """Returns `fit` of linear heads for features that are standardised beforehand.
 

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from sklearn.preprocessing import normalize
 
-from tljax.extraction.head import Head, linear
+from tljax.extraction.head import Head, linear_of_seen
 
 Metric = Literal['euclidean', 'cosine']
 
@@ -25,16 +25,17 @@ def fit(
 
   Args:
     features: (N, D) float.
-    labels: (N,) integer in [0, K), of every class at least one.
-    num_classes: K.
+    labels: (N,) integer in [0, K).
+    num_classes: K; one without examples is never the nearest.
     metric: how near.
   """
-  rows = [np.float64(features[labels == k]) for k in range(num_classes)]
+  seen = np.unique(labels)
+  rows = [np.float64(features[labels == k]) for k in seen]
   if metric == 'cosine':
     means = normalize(np.stack([normalize(x).mean(0) for x in rows]))
-    return linear(means.T, np.zeros(num_classes))
+    return linear_of_seen(means.T, np.zeros(len(seen)), seen, num_classes)
   means = np.stack([x.mean(0) for x in rows])
   centre = np.float64(features).mean(0)
   offsets = means - centre
   bias = -2 * offsets @ centre - np.sum(offsets**2, 1)
-  return linear(2 * offsets.T, bias)
+  return linear_of_seen(2 * offsets.T, bias, seen, num_classes)
