@@ -38,12 +38,20 @@ def test_the_first_rule_that_matches_the_whole_path_labels_a_leaf():
   [
     ([('backbone/.*', 'x')], "no label rule matches the parameter 'head/bias'"),
     ([('stage1/.*', 'x'), ('.*', 'y')], "'stage1/.*' matches no parameter"),
-    ([('.*', 'y'), ('head/.*', 'x')], "'head/.*' matches no parameter"),
+    ([('.*', 'y'), ('heads/.*', 'x')], "'heads/.*' matches no parameter"),
   ],
 )
 def test_a_leaf_without_rule_and_a_rule_without_leaf_are_named(rules, named):
   with pytest.raises(InputError, match=named.replace('*', r'\*')):
     labels.label_params(PARAMS, rules)
+
+
+def test_a_pattern_may_be_covered_by_an_earlier_one():
+  rules = labels.freeze_rules('backbone/.*', 'backbone/stage1/.*')
+  assert labels.label_params(PARAMS, rules) == {
+    'backbone': {'stage1': {'kernel': 'frozen'}, 'stage2': {'kernel': 'frozen'}},
+    'head': {'bias': 'trained'},
+  }
 
 
 def test_freezing_nothing_that_exists_is_refused(model):

@@ -45,12 +45,12 @@ def label_params(params: Params, rules: Rules) -> Any:
 
   def label(path, leaf):
     name = path_name(path)
-    for pattern, label in rules:
-      if re.fullmatch(pattern, name):
-        used.add(pattern)
-        # Where one freeze is within another, what the outer one holds is not there.
-        return leaf if is_masked(leaf) else label
-    raise InputError(f'no label rule matches the parameter {name!r}; add one')
+    found = [rule for rule in rules if re.fullmatch(rule[0], name)]
+    if not found:
+      raise InputError(f'no label rule matches the parameter {name!r}; add one')
+    used.update(pattern for pattern, _ in found)
+    # Where one freeze is within another, what the outer one holds is not there.
+    return leaf if is_masked(leaf) else found[0][1]
 
   def is_masked(leaf):
     return isinstance(leaf, optax.MaskedNode)
