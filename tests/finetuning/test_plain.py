@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from tljax import losses
+from tljax.errors import InputError
 from tljax.finetuning import plain
 
 
@@ -68,3 +70,9 @@ def test_another_loss(family_batches):
   np.testing.assert_allclose(
     after.params['head']['kernel'], wanted, rtol=1e-4, atol=1e-6
   )
+
+
+def test_another_loss_has_no_smooth_labels():
+  options = {'loss': losses.squared_error, 'label_smoothing': 0.1}
+  with pytest.raises(InputError, match='label_smoothing is 0.1, .*; leave it out'):
+    plain.method(Affine(), optax.sgd(0.1), **options)

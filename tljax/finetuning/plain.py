@@ -4,6 +4,7 @@ import jax
 import optax
 
 from tljax import losses
+from tljax.errors import InputError
 from tljax.losses import Loss
 from tljax.method import (
   LossFn,
@@ -34,6 +35,9 @@ def method(
     label_smoothing: see `losses.cross_entropy`.
     loss: `(logits, labels) -> ()` in its place, such as `losses.focal`, or
       `losses.squared_error` of a regression; no accuracy is reported then.
+
+  Raises:
+    InputError: both label_smoothing and a loss are given.
   """
 
   def init(key, variables, batch):
@@ -45,6 +49,11 @@ def method(
 
 def loss_of(model, label_smoothing: float = 0.0, loss: Loss | None = None) -> LossFn:
   """Returns the loss of a training pass, for `gradient_step`; see `method`."""
+  if loss and label_smoothing:
+    raise InputError(
+      f'label_smoothing is {label_smoothing}, which is for the cross-entropy of one '
+      'class an example and not for another loss; leave it out'
+    )
 
   def loss_fn(params, state, batch, rng):
     outputs, model_state = apply_train(model, params, state, batch['image'], rng)
