@@ -64,7 +64,7 @@ def candidate(score, estimate, seconds):
   return selection.Candidate(scores, costs, strategy.choose(EVIDENCE))
 
 
-EVIDENCE = strategy.Evidence(400, 2, 0.9, 0.5)
+EVIDENCE = strategy.Evidence(400, 2, 0.9)
 
 
 def test_the_front_has_what_nothing_beats():

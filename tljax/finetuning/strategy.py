@@ -30,7 +30,6 @@ class Evidence(NamedTuple):
     accuracy: of a linear probe of the frozen features on held-out folds of the
       training examples: how similar the target is to what the network has learned.
       None where a class has one example, so that none can be held out.
-    separation: share of the features' variance that lies between classes, in [0, 1].
     image_seconds: of a step that tunes all, an image of its batch; 0 where it is not
       known.
   """
@@ -38,7 +37,6 @@ class Evidence(NamedTuple):
   examples: int
   classes: int
   accuracy: float | None
-  separation: float
   image_seconds: float = 0.0
 
   @property
@@ -91,12 +89,10 @@ def measure(
   examples, counts = len(labels), np.bincount(labels, minlength=num_classes)
   if not counts.all():
     raise InputError(f'class {counts.argmin()} has no training example; add some')
-  within = sum(n * features[labels == k].var(0).sum() for k, n in enumerate(counts))
-  separation = 1 - within / (examples * features.var(0).sum())
-  if counts.min() < 2:
-    return Evidence(examples, num_classes, None, float(separation), image_seconds)
-  accuracy = transferability.linear_probe(features, labels, examples=_MEASURED)
-  return Evidence(examples, num_classes, accuracy, float(separation), image_seconds)
+  accuracy = None
+  if counts.min() > 1:
+    accuracy = transferability.linear_probe(features, labels, examples=_MEASURED)
+  return Evidence(examples, num_classes, accuracy, image_seconds)
 
 
 def choose(evidence: Evidence, seconds: float = math.inf) -> Strategy:
