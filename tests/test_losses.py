@@ -151,6 +151,15 @@ def test_class_weights_are_scikit_learns():
   np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize('loss', [losses.cross_entropy, losses.focal])
+def test_a_batch_without_weight_is_no_loss(loss):
+  options = {'class_weights': np.array([0, 0, 1])}
+  of_logits = jax.value_and_grad(lambda z: loss(z, jnp.array([0, 1]), **options))
+  value, grad = of_logits(jnp.float32(RNG.normal(size=(2, 3))))
+  assert value == 0
+  np.testing.assert_array_equal(grad, 0)
+
+
 def test_of_two_classes_focal_loss_is_optaxs():
   logits, labels = jnp.float32(RNG.normal(size=6)), jnp.array([0, 1, 1, 0, 1, 0])
   pairs = jnp.stack([jnp.zeros(6), logits], 1)

@@ -60,11 +60,15 @@ def focal(
 
 
 def _mean(values, targets, class_weights):
-  """Mean of (N,) values, or weighted by (K,) weights of the targets (N, K)."""
+  """Mean of (N,) values, or weighted by (K,) weights of the targets (N, K).
+
+  Where no example has a weight it is 0.
+  """
   if class_weights is None:
     return jnp.mean(values)
   weights = targets @ jnp.asarray(class_weights, targets.dtype)
-  return jnp.sum(weights * values) / jnp.sum(weights)
+  total = jnp.sum(weights)
+  return jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
