@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from tljax.data import augment
 from tljax.data.images import Images
 from tljax.errors import InputError
 from tljax.extraction import features
-from tljax.extraction.features import extract, extract_splits
+from tljax.extraction.features import extract, extract_splits, pool
 
 
 @pytest.fixture(scope='module')
@@ -69,6 +70,12 @@ def test_pooling_of_a_map(model, variables, domains, outputs, pooling, wanted):
   got = extract(model, variables, images, endpoint='stage1', pooling=pooling)
   wanted = wanted(np.asarray(outputs['stage1'], np.float64))
   np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mean_of_half_precision_has_all_of_its_digits():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 7, 3)), jnp.bfloat16)
+  wanted = np.asarray(x, np.float64).mean((1, 2))
+  np.testing.assert_allclose(pool(x, 'mean'), wanted, rtol=1e-5)
 
 
 def test_an_unknown_endpoint_is_bad_input(model, variables, domains):

@@ -147,12 +147,12 @@ def rows(split: Dataset, indices: np.ndarray, views: int) -> Dataset:
 
 
 def pool(x: jax.Array, pooling: Pooling | None) -> jax.Array:
-  """Maps an endpoint (N, ..., C) to features (N, D): its mean or maximum over all
-  between, D = C, or all of it in one row; None leaves it.
+  """Maps an endpoint (N, ..., C) to features (N, D): its mean, in float32, or maximum
+  over all between, D = C, or all of it in one row; None leaves it.
   """
   between = tuple(range(1, x.ndim - 1))
   if pooling == 'mean':
-    return jnp.mean(x, between)
+    return jnp.mean(x, between, dtype=jnp.float32)
   if pooling == 'max':
     return jnp.max(x, between)
   return x if pooling is None else x.reshape(len(x), -1)
