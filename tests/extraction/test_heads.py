@@ -110,6 +110,16 @@ def test_a_linear_probe_of_few_steps_knows_where_its_features_are(run, sweeps):
   np.testing.assert_allclose(*logits, atol=2e-3)
 
 
+def test_biases_do_not_decay(run):
+  """Of features that say nothing they are the shares of the classes."""
+  x, labels = np.zeros((40, 2), np.float32), np.int32(np.arange(40) % 4 == 0)
+  data = Dataset(x, labels, ('a', 'b'))
+  settings = [{'learning_rate': 0.1, 'weight_decay': 10.0}]
+  find = heads.searcher('linear', settings, data, epochs=200, batch_size=40)
+  a, b = find(data, data, 0, run).heads[0].logits(x[:1])[0]
+  np.testing.assert_allclose(a - b, np.log(3), rtol=1e-3)
+
+
 def test_ridge_leaves_out_all_views_of_an_example(run):
   """What is learned by heart from its other views is no reason for a small penalty."""
   rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import optax
 
-from tljax import losses, sweep
+from tljax import losses, optimizers, sweep
 from tljax.data import batches
 from tljax.data.dataset import Dataset
 from tljax.errors import InputError
@@ -79,7 +79,7 @@ def searcher(
 
   'mlp' is the founding recipe's, Flatten, Dense 512 with ReLU, Dropout 0.5 and a
   linear layer, by Adam at one rate; 'linear' is `LinearProbe`, by Adam along a cosine.
-  Weight decay is AdamW's. All others are fitted to their optimum.
+  Weight decay is AdamW's, of kernels. All others are fitted to their optimum.
 
   Args:
     name: of the head.
@@ -117,7 +117,8 @@ def searcher(
       rate = optax.cosine_decay_schedule(learning_rate, steps)
     adam = optax.adam(rate)
     if weight_decay is not None:
-      adam = optax.adamw(rate, weight_decay=weight_decay)
+      mask = optimizers.decay_mask
+      adam = optax.adamw(rate, weight_decay=weight_decay, mask=mask)
     return probe.method(model, adam, loss=loss, dropout=dropout)
 
   trainer = search.Trainer.of(make, functools.partial(probe.head_of, model), settings)
