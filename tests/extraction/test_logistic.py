@@ -78,6 +78,22 @@ def test_several_labels_are_one_regression_each(pixels):
   np.testing.assert_allclose(found, theirs.predict_proba(features), atol=1e-3)
 
 
+def test_features_are_scaled_whatever_their_mean(monkeypatch):
+  """Whose sum over so many examples float32 rounds off."""
+  minimize, seen = logistic._minimize, []
+
+  def spy(features, *args):
+    seen.append(np.asarray(features))
+    return minimize(features, *args)
+
+  monkeypatch.setattr(logistic, '_minimize', spy)
+  rng = np.random.default_rng(0)
+  features = np.float32(1000.2 + rng.normal(0, 0.01, (20000, 2)))
+  logistic.fit(features, np.arange(20000, dtype=np.int32) % 2, 2, max_iterations=1)
+  np.testing.assert_allclose(np.mean(seen, 1, float), 0, atol=0.02)
+  np.testing.assert_allclose(np.std(seen, 1, dtype=float), 1, rtol=0.01)
+
+
 def test_standardised_features_are_folded_back(pixels):
   features, labels = pixels[0] * np.float32(0.125) + np.float32(3), pixels[1]
   mean, std = np.mean(features, 0, float), np.std(features, 0, dtype=float)

@@ -42,9 +42,9 @@ def fit(
   """
   chex.assert_rank(features, 2)
   chex.assert_shape(labels, (len(features),) + (num_classes,) * (labels.ndim - 1))
-  std = features.std(0)
-  scale = np.maximum(std, _SMALLEST * std.max() or 1.0)
-  mean = features.mean(0)
+  std = features.std(0, dtype=np.float64)
+  scale = np.float32(np.maximum(std, _SMALLEST * std.max() or 1.0))
+  mean = np.float32(features.mean(0, dtype=np.float64))
   pairs = 2.0 if labels.ndim == 1 and num_classes == 2 else 1.0
   params = _minimize(
     jnp.asarray((features - mean) / scale),
@@ -68,7 +68,7 @@ def _minimize(features, labels, penalties, tolerance, num_classes, max_iteration
     if labels.ndim == 1:
       loss = losses.cross_entropy(logits, labels)
     else:
-      loss = jnp.mean(jnp.sum(optax.sigmoid_binary_cross_entropy(logits, labels), -1))
+      loss = losses.binary_cross_entropy(logits, labels)
     return loss + jnp.sum(penalties * jnp.square(params['kernel']))
 
   solver = optax.lbfgs(memory_size=_MEMORY)
