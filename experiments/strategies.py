@@ -27,8 +27,8 @@ class Flags(finetune.Flags):
   """Target sets: folder:PATH, ...; a wrong name lists all kinds."""
   strategies: tuple[str, ...] = ('probe', 'lp_ft', 'partial', 'plain', 'chosen')
   """'probe', logistic regression on frozen features; 'lp_ft', its head, then all is
-  tuned; 'partial', the upper half of the stages; 'bitfit', biases and norms; methods
-  of fine-tuning; 'chosen', what the training examples call for, by their number."""
+  tuned; 'partial', the upper half of the stages; 'bitfit', biases alone; methods of
+  fine-tuning; 'chosen', what the training examples call for, by their number."""
   few: tuple[int, ...] = (0,)
   """Labelled training images of each class; 0 are all."""
   min_steps: int = 60

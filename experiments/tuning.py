@@ -38,7 +38,7 @@ def judge(
     _, start = head.join(model, start, probe)
   half = model.spec.stages[len(model.spec.stages) // 2]
   rules = {'partial': labels.up_to(model.spec, half)}
-  rules['bitfit'] = labels.ALL_BUT_BIASES_AND_NORMS
+  rules['bitfit'] = labels.ALL_BUT_BIASES
   own = {'method': 'plain' if name in ('lp_ft', *rules) else name}
   own |= {'freeze': (rules[name],)} if name in rules else {}
   own['batch_size'] = size = min(flags.batch_size, len(training))

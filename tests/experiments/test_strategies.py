@@ -5,13 +5,21 @@ import json
 import pytest
 
 from tljax import models
+from tljax.finetuning import labels
 from tljax.run import Run
 
 pytestmark = pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
 NAMES = ('probe', 'partial', 'bitfit', 'chosen')
 
 
-def test_a_grid(launch, pets, squeezenet, tmp_path):
+def test_a_grid(launch, pets, squeezenet, tmp_path, monkeypatch):
+  freeze, held = labels.freeze, []
+
+  def spy(model, optimizer, *patterns):
+    held.extend(patterns)
+    return freeze(model, optimizer, *patterns)
+
+  monkeypatch.setattr(labels, 'freeze', spy)
   out = tmp_path / 'run'
   flags = ('--data', f'folder:{pets}', '--few', 0, '--weights', squeezenet)
   flags += ('--strategies', *NAMES, '--image-size', 33, '--batch-size', 8)
@@ -30,6 +38,7 @@ def test_a_grid(launch, pets, squeezenet, tmp_path):
   whole = models.spec('squeezenet1_1').parameters - 513 * (1000 - 2)
   assert trained['probe'] < trained['partial'] < whole
   assert trained['probe'] < trained['bitfit'] < 0.05 * whole
+  assert held[1:] == [labels.ALL_BUT_BIASES]
   # Six examples of a class that frozen features tell apart want no more than a head.
   chosen = records['pets, all, chosen-0']
   assert chosen['used'] == 'probe' and '6 examples of a class' in chosen['reason']
