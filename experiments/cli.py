@@ -20,7 +20,7 @@ from experiments.machine import Machine
 from tljax import data, models, weights
 from tljax.data import augment, batches, randaugment
 from tljax.data.augment import to_float
-from tljax.data.dataset import Dataset
+from tljax.data.dataset import Dataset, stratified
 from tljax.errors import InputError, Preempted
 from tljax.finetuning.co_tuning import learn_relationship
 from tljax.inference import in_batches
@@ -154,12 +154,15 @@ class ModelFlags(Flags):
     """How the model computes, as options of `models.create`."""
     return {}
 
-  def load_source(self, options: Collection[str], *sets: Dataset) -> dict:
+  def load_source(
+    self, options: Collection[str], training: Dataset | None = None
+  ) -> dict:
     """Returns what a method's `options` want of the pretrained classifier.
 
     Args:
       options: names of those that the method has.
-      *sets: the training and the validation split, for a relationship of classes.
+      training: examples for a relationship of classes, a fifth of which calibrates it:
+        the validation split may be what the network is judged on.
     """
     if 'source_head' not in options or self.weights is None:
       return {}
@@ -167,11 +170,11 @@ class ModelFlags(Flags):
     head = variables['params']['head']
     model = models.create(self.model, len(head['classifier']['bias']))
     found = {'source_head': (model.head, head)}
-    if 'relationship' in options and sets:
+    if 'relationship' in options and training:
       forward = jax.jit(lambda x: model.apply(variables, to_float(x))['logits'])
-      arrays = []
-      for part in sets:
-        arrays += [in_batches(forward, part.images, 64), part.labels]
+      arrays = in_batches(forward, training.images, 64), training.labels
+      parts = stratified(training.labels, {'train': 0.8, 'held out': 0.2}, seed=0)
+      arrays = [array[rows] for rows in parts.values() for array in arrays]
       found['relationship'] = learn_relationship(*arrays)
     return found
 

@@ -53,7 +53,7 @@ class Flags(cli.Few, cli.TrainingFlags):
     )
 
   def methods(self, task: tasks.Task, steps: int, *sets: Dataset) -> dict[str, Method]:
-    """By strategy, what is trained, given the training and the validation split."""
+    """By strategy, what is trained, given the training examples."""
     known = finetuning.defaults(self.method)
     given = discovery.parse_options(self.options, known)
     model = task.fit(self.build_model(task.outputs))
@@ -76,8 +76,7 @@ def finetune(flags: Flags) -> None:
   variables, plans = flags.load_backbone(), {}
   for seed, examples in few.items():
     if not plans or 'relationship' in finetuning.defaults(flags.method):
-      sets = examples, splits['validation']
-      ((name, method),) = flags.methods(task, steps, *sets).items()
+      ((name, method),) = flags.methods(task, steps, examples).items()
     stream = flags.stream(examples, seed, mix=mix and mix(task.outputs))
     plans[seed] = {name: Plan(method, stream, variables)}
   # A method may refuse the model: rather now than in a folder of its own.

@@ -44,9 +44,7 @@ def judge(
   own['batch_size'] = size = min(flags.batch_size, len(training))
   one = dataclasses.replace(flags, **own)
   steps = max(flags.min_steps, batches.steps_for(training, flags.epochs, size))
-  (method,) = one.methods(
-    tasks.of(training), steps, training, splits['validation']
-  ).values()
+  (method,) = one.methods(tasks.of(training), steps, training).values()
   stream, options = one.stream(training, seed), flags.machine.options()
   options |= {'name': name, 'every': steps}
   ended = trial(method, stream, steps, splits, seed=seed, variables=start, **options)

@@ -1,5 +1,6 @@
 """Methods of fine-tuning by name, their options, and what would train."""
 
+import dataclasses
 import json
 import re
 
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tljax import data as data_sets
 from tljax import finetuning, models, train, weights
 from tljax.checkpoint import Checkpoints
 from tljax.data import Transform
@@ -68,12 +70,22 @@ def test_rates_and_strength_go_to_the_method(launch, pets, tmp_path, created):
 def test_co_tuning_has_the_pretrained_classifier(
   launch, pets, squeezenet, tmp_path, created, monkeypatch
 ):
-  """And a relationship of each seed's own few examples."""
+  """And a relationship of each seed's own few examples, and of no others."""
   monkeypatch.setattr(summary, 'memory', lambda *_: {})  # which compiles the step
   flags = ('--data', f'folder:{pets}', '--weights', squeezenet, '--image-size', 33)
   flags += ('--method', 'co_tuning', '--seeds', 2, '--batch-size', 6, '--shots', 3)
-  ended = launch('finetune', *flags, '--dry-run', '--out', tmp_path / 'run')
+  flags += ('--dry-run', '--out', tmp_path / 'run')
+  ended = launch('finetune', *flags)
   assert ended.status == 0, ended.err
+
+  def mislabelled(*args, **options):
+    splits = load_data(*args, **options)
+    other = splits['validation']
+    other = dataclasses.replace(other, labels=1 - other.labels)
+    return splits | {'validation': other}
+
+  monkeypatch.setattr(data_sets, 'load', mislabelled)
+  assert launch('finetune', *flags).status == 0
   head = weights.load('squeezenet1_1', squeezenet)['params']['head']
   tables = []
   for name, _, options in created:
@@ -83,7 +95,9 @@ def test_co_tuning_has_the_pretrained_classifier(
     assert table.shape == (2, 5)
     np.testing.assert_allclose(table.sum(1), 1, rtol=1e-6)
     tables.append(table)
-  assert len(tables) == 2 and not np.array_equal(*tables)
+  assert not np.array_equal(*tables[:2])
+  np.testing.assert_array_equal(tables[2:], tables[:2])
+  assert len(tables) == 4
   assert 'source_head' in ended.out  # as a part that trains
 
 

@@ -151,6 +151,12 @@ def test_a_class_without_an_example_is_named():
     co_tuning.learn_relationship(logits, labels, logits, labels)
 
 
+def test_nothing_held_out_is_one_line():
+  logits, labels = np.zeros((2, 3)), np.array([0, 1])
+  with pytest.raises(InputError, match='no example is held out .*; give 3 of a class'):
+    co_tuning.learn_relationship(logits, labels, logits[:0], labels[:0])
+
+
 def test_classes_without_a_relationship_are_refused(model, family_batches, source_head):
   batch = family_batches['finetuning'](0)
   method = co_tuning.method(model, optax.sgd(0.1), source_head=source_head)

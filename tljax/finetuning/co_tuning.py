@@ -90,8 +90,10 @@ def learn_relationship(
     (K_t, K_s) float64; rows sum to 1.
 
   Raises:
-    InputError: a label is missing among the training labels.
+    InputError: a label is missing among the training labels, or none is held out.
   """
+  if not len(validation_labels):
+    raise InputError('no example is held out to calibrate by; give 3 of a class')
   count = int(max(labels.max(), validation_labels.max())) + 1
   missing = sorted(set(range(count)) - set(labels.tolist()))
   if missing:
