@@ -11,6 +11,7 @@ import pytest
 from tljax import sweep, train
 from tljax.data import batches
 from tljax.data.dataset import Dataset
+from tljax.errors import InputError
 from tljax.extraction import probe
 from tljax.models.base import FlattenMLP
 from tljax.run import Run
@@ -93,14 +94,19 @@ def test_a_rate_given_later_drops_as_the_layer_does(fit):
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
 
 
-def test_one_may_diverge(fit):
+def test_one_may_diverge(fit, tmp_path):
   settings = sweep.grid(learning_rate=(1e-3, np.inf), weight_decay=(0,))
-  state, records = fit(sweep.method(make, settings))
+  run = Run.open(tmp_path / 'run', {}, resume=False)
+  state, records = fit(sweep.method(make, settings), run=run)
   good, bad = (
     sweep.member(state, i).params['head']['classifier']['kernel'] for i in (0, 1)
   )
   assert np.isfinite(good).all() and not np.isfinite(bad).all()
   assert np.isfinite(records[-1]['loss'])
+  run = Run.open(tmp_path / 'all', {}, resume=False)
+  settings = sweep.grid(learning_rate=(np.inf, np.inf), weight_decay=(0,))
+  with pytest.raises(InputError, match='step 1 left parameters .* not finite'):
+    fit(sweep.method(make, settings), steps=1, run=run)
 
 
 def test_it_resumes_as_any_method(fit, tmp_path, raw):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.method import Method, TrainState
+from tljax.method import Method, TrainState, all_finite
 
 Settings = Sequence[Mapping[str, float]]  # of each member, all of the same names
 
@@ -68,7 +68,11 @@ def method(
 
     return jax.vmap(one, (_axes(state, own_batches), 0), 1)(state, values)
 
-  return Method(init, step, predict)
+  @jax.jit
+  def finite(state):
+    return jax.vmap(all_finite, (_axes(state, own_batches),))(state).any()
+
+  return Method(init, step, predict, finite)
 
 
 def member(state: TrainState, index: int, *, own_batches: bool = False) -> TrainState:

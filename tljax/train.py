@@ -105,7 +105,7 @@ def fit(
       settle()
       if run and completed > first:
         with watcher.spending('save'):
-          if not watch.all_finite(state.params):
+          if not method.finite(state):
             raise InputError(
               f'{name}: step {completed} left parameters that are not finite; '
               'lower the learning rate'

@@ -7,10 +7,8 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from tljax import processes
 from tljax.errors import InputError
@@ -135,12 +133,6 @@ def _tensorboard():
   finally:
     if unused:
       del sys.modules['torch']
-
-
-@jax.jit
-def all_finite(params: Any) -> jax.Array:
-  """Whether all parameters are: those that a step of a finite loss left may not be."""
-  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 @contextlib.contextmanager
