@@ -70,6 +70,18 @@ def test_what_a_method_freezes_itself(cnn):
   assert {name: group.trained for name, group in got.items()} == SIZES
 
 
+def test_an_optimiser_without_state_does_not_tell_what_trains(cnn, capsys):
+  optimizer = optax.sgd(0.01)
+  got = groups(plain.method(cnn, optimizer), optimizer)
+  assert {name: group.trained for name, group in got.items()} == dict.fromkeys(SIZES)
+  assert got['head'].rates == pytest.approx((0.01, 0.01))
+  model, frozen = labels.freeze(cnn, optimizer, 'backbone/.*')
+  got = groups(plain.method(model, frozen), frozen)
+  assert got['backbone/stage1'].trained == 0 and got['head'].trained is None
+  summary.show(plain.method(cnn, optimizer), optimizer, None, BATCH)
+  assert capsys.readouterr().out.count('?') == len(SIZES)
+
+
 def test_memory_by_hand(cnn):
   """Adam keeps two copies; what is frozen has none."""
 

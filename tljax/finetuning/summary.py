@@ -16,13 +16,14 @@ class Group(NamedTuple):
 
   Attributes:
     parameters: number of them.
-    trained: number of those that the optimiser keeps a state for.
+    trained: number of those that the optimiser keeps a state for; None where it keeps
+      none of what it moves, as plain SGD, so that what the method freezes is not seen.
     rates: least and largest first update of one that is trained, where the optimiser
       is one whose first update is the rate, as Adam's is.
   """
 
   parameters: int
-  trained: int
+  trained: int | None
   rates: tuple[float, float]
 
 
@@ -42,31 +43,34 @@ def groups(
     state: of `abstract_state`.
     optimizer: that the method was given, to which it may have added freezing.
   """
-  moved = _moved(state)
-  counts = {}
+  moved, counts = _moved(state.params, state.opt_state), {}
+  given = _moved(state.params, jax.eval_shape(optimizer.init, state.params))
   for path, rate in _rates(state.params, optimizer).items():
     part, stage, *_ = path.split('/')
     name = f'{part}/{stage}' if part == 'backbone' else part
-    size = moved[path][0]
-    counts.setdefault(name, []).append((size, rate if moved[path][1] else None))
+    size, is_moved = moved[path]
+    is_known = given[path][1] or not rate
+    rate = rate if is_moved or not is_known else None
+    counts.setdefault(name, []).append((size, rate, is_known))
   return {name: _group(leaves) for name, leaves in counts.items()}
 
 
 def _group(leaves):
-  rates = [rate for _, rate in leaves if rate is not None]
-  trained = sum(size for size, rate in leaves if rate is not None)
+  rates = [rate for _, rate, _ in leaves if rate is not None]
+  trained = sum(size for size, rate, _ in leaves if rate is not None)
+  trained = trained if all(is_known for *_, is_known in leaves) else None
   limits = (min(rates), max(rates)) if rates else (0.0, 0.0)
-  return Group(sum(size for size, _ in leaves), trained, limits)
+  return Group(sum(size for size, *_ in leaves), trained, limits)
 
 
-def _moved(state):
+def _moved(params, opt_state):
   """By path, a leaf's size and whether the optimiser has a state for it.
 
   That state's path ends in the parameter's.
   """
-  kept = jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
+  kept = jax.tree_util.tree_flatten_with_path(opt_state)[0]
   ends = {path_name(path[i:]) for path, _ in kept for i in range(len(path))}
-  leaves = jax.tree_util.tree_flatten_with_path(state.params)[0]
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
   return {path_name(p): (leaf.size, path_name(p) in ends) for p, leaf in leaves}
 
 
@@ -122,7 +126,7 @@ def show(
     {
       'part': name,
       'parameters': f'{group.parameters:,}',
-      'trained': f'{group.trained:,}',
+      'trained': '?' if group.trained is None else f'{group.trained:,}',
       'first rate': ' to '.join(f'{rate:.3g}' for rate in sorted({*group.rates})),
     }
     for name, group in groups(state, optimizer).items()
