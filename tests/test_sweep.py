@@ -97,7 +97,7 @@ def test_a_rate_given_later_drops_as_the_layer_does(fit):
 def test_one_may_diverge(fit, tmp_path):
   settings = sweep.grid(learning_rate=(1e-3, np.inf), weight_decay=(0,))
   run = Run.open(tmp_path / 'run', {}, resume=False)
-  state, records = fit(sweep.method(make, settings), run=run)
+  state, records = fit(sweep.method(make, settings), run=run, is_sound=sweep.any_finite)
   good, bad = (
     sweep.member(state, i).params['head']['classifier']['kernel'] for i in (0, 1)
   )
@@ -106,7 +106,7 @@ def test_one_may_diverge(fit, tmp_path):
   run = Run.open(tmp_path / 'all', {}, resume=False)
   settings = sweep.grid(learning_rate=(np.inf, np.inf), weight_decay=(0,))
   with pytest.raises(InputError, match='step 1 left parameters .* not finite'):
-    fit(sweep.method(make, settings), steps=1, run=run)
+    fit(sweep.method(make, settings), steps=1, run=run, is_sound=sweep.any_finite)
 
 
 def test_it_resumes_as_any_method(fit, tmp_path, raw):

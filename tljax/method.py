@@ -43,13 +43,6 @@ class TrainState:
     return {'params': self.params, **self.model_state}
 
 
-@jax.jit
-def all_finite(state: TrainState) -> jax.Array:
-  """Whether all parameters are: those that a step of a finite loss left may not be."""
-  leaves = jax.tree.leaves(state.params)
-  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-
-
 class Method(NamedTuple):
   """A transfer-learning method.
 
@@ -59,13 +52,11 @@ class Method(NamedTuple):
     step: `(state, batch) -> (state, metrics)`. `train.fit` jits it and donates
       the state.
     predict: `(state, images) -> logits`. What is deployed.
-    finite: `state -> ()`, whether to go on from it; a `sweep` may lose some members.
   """
 
   init: Callable[[jax.Array, Variables | None, Batch], TrainState]
   step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
   predict: Callable[[TrainState, jax.Array], jax.Array]
-  finite: Callable[[TrainState], jax.Array] = all_finite
 
 
 # (params, state, batch, rng) -> (loss, (model_state, metrics))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.method import Method, TrainState, all_finite
+from tljax import watch
+from tljax.method import Method, TrainState
 
 Settings = Sequence[Mapping[str, float]]  # of each member, all of the same names
 
@@ -68,11 +69,13 @@ def method(
 
     return jax.vmap(one, (_axes(state, own_batches), 0), 1)(state, values)
 
-  @jax.jit
-  def finite(state):
-    return jax.vmap(all_finite, (_axes(state, own_batches),))(state).any()
+  return Method(init, step, predict)
 
-  return Method(init, step, predict, finite)
+
+@jax.jit
+def any_finite(state: TrainState) -> jax.Array:
+  """Whether a member's parameters all are, of members that share their batches."""
+  return jax.vmap(watch.all_finite, (_axes(state, False),))(state).any()
 
 
 def member(state: TrainState, index: int, *, own_batches: bool = False) -> TrainState:

@@ -36,6 +36,7 @@ def fit(
   run: Run | None = None,
   name: str = 'train',
   best: str | None = None,
+  is_sound: Callable[[TrainState], jax.Array] = watch.all_finite,
   mesh: jax.sharding.Mesh | None = None,
   profile: tuple[int, int] | None = None,
 ) -> tuple[TrainState, list[dict]]:
@@ -57,6 +58,7 @@ def fit(
     run: folder for records and checkpoints; without it nothing is written.
     name: of this training within the run.
     best: the figure by which the best checkpoint is kept beside the last two.
+    is_sound: whether a state may be saved; `sweep.any_finite` of a sweep.
     mesh: devices that share each batch, and the state too along its axis 'fsdp'; by
       default all of them share the batch alone.
     profile: first step, and the one after the last, of a trace in `run`'s profile/.
@@ -105,7 +107,7 @@ def fit(
       settle()
       if run and completed > first:
         with watcher.spending('save'):
-          if not method.finite(state):
+          if not is_sound(state):
             raise InputError(
               f'{name}: step {completed} left parameters that are not finite; '
               'lower the learning rate'

@@ -71,6 +71,21 @@ def test_a_sweep_has_the_head_of_each_setting(splits, run, name):
   assert found.records[-1]['validation_accuracy'] == max(accuracies)
 
 
+def test_a_setting_that_diverges_leaves_the_others(splits, run):
+  settings = [
+    {**s, 'learning_rate': np.inf} for s in heads.settings('linear', False, 1e-2)
+  ]
+  settings += heads.settings('linear', False, 1e-2)
+  options = {'epochs': 10, 'batch_size': 32}
+  found = heads.searcher('linear', settings, splits[0], **options)(*splits, 0, run)
+  bad, good = (search.score(head, splits[1]) for head in found.heads)
+  assert bad == -np.inf and good > 0.75
+  with pytest.raises(InputError, match='the loss is nan'):
+    heads.searcher('linear', settings[:1], splits[0], **options)(
+      *splits, 0, Run.open(run.folder / 'alone', {}, resume=False)
+    )
+
+
 @pytest.mark.parametrize('name', ['mlp', 'linear', 'ridge', 'knn'])
 @pytest.mark.parametrize('targets', [1, 2])
 def test_a_regression(run, name, targets):

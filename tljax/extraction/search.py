@@ -101,8 +101,11 @@ class Trainer(NamedTuple):
 
     stream = batches.stream(training, batch_size, seed)
     state = self.method.init(jax.random.key(seed), None, stream(0))
+    options = {'evaluate': evaluate}
+    if self.members:
+      options['is_sound'] = sweep.any_finite
     state, records = train.fit(
-      self.method, state, stream, steps, evaluate=evaluate, run=run, name=name
+      self.method, state, stream, steps, run=run, name=name, **options
     )
     return Candidates(heads(state), records)
 
