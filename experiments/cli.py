@@ -174,7 +174,10 @@ class ModelFlags(Flags):
       forward = jax.jit(lambda x: model.apply(variables, to_float(x))['logits'])
       arrays = in_batches(forward, training.images, 64), training.labels
       parts = stratified(training.labels, {'train': 0.8, 'held out': 0.2}, seed=0)
-      arrays = [array[rows] for rows in parts.values() for array in arrays]
+      rows = parts['train'], parts['held out']
+      if not len(rows[1]):  # of one or two examples a class
+        rows = rows[0], rows[0]
+      arrays = [array[some] for some in rows for array in arrays]
       found['relationship'] = learn_relationship(*arrays)
     return found
 

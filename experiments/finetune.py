@@ -53,7 +53,7 @@ class Flags(cli.Few, cli.TrainingFlags):
     )
 
   def methods(self, task: tasks.Task, steps: int, *sets: Dataset) -> dict[str, Method]:
-    """By strategy, what is trained, given the training examples."""
+    """By strategy, what is trained, given the training examples or nothing."""
     known = finetuning.defaults(self.method)
     given = discovery.parse_options(self.options, known)
     model = task.fit(self.build_model(task.outputs))

@@ -318,7 +318,8 @@ def compare(
   `options` are `fit`'s: the mesh, the steps to profile, the figure of the best.
 
   Returns:
-    By name, a trial a seed; in one process their states are on the host.
+    By name, a trial a seed; in one process their states are on the host: to predict
+    much by one, `jax.device_put` it first.
   """
   trials = collections.defaultdict(list)
   for seed, named in plans.items():

@@ -128,6 +128,13 @@ def test_rows_of_hdf5_that_are_features(tmp_path, name, low, high):
     np.testing.assert_array_equal(splits[split][4], np.float32(rows[4]))
 
 
+def test_rows_of_hdf5_in_bytes_are_images(tmp_path):
+  with h5py.File(tmp_path / 'set.h5', 'w') as file:
+    file['data'], file['target'] = IMAGES[..., 0].reshape(30, 36), LABELS
+  (split,) = arrays.read_h5(str(tmp_path / 'set.h5')).values()
+  np.testing.assert_array_equal(split[3], IMAGES[3, ..., 0])
+
+
 @pytest.mark.parametrize(
   ('content', 'named'),
   [

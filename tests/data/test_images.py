@@ -235,12 +235,25 @@ def test_bytes_that_are_no_image_are_named_by_their_row(item):
   assert '\n' not in str(e.value) and '0x' not in str(e.value)
 
 
+def _in_iptc(content):
+  """An IPTC record of a JPEG's kind, whose image is opened by its content."""
+
+  def field(*tag, data):
+    return bytes([0x1C, *tag]) + len(data).to_bytes(2) + data
+
+  size = (9).to_bytes(2)
+  header = (
+    field(3, 60, data=b'\1\1') + field(3, 20, data=size) + field(3, 30, data=size)
+  )
+  return header + field(3, 120, data=b'\5') + field(8, 10, data=content[:30_000])
+
+
 def test_postscript_is_not_run(monkeypatch, tmp_path):
   photograph((9, 9)).save(tmp_path / 'x.eps')
   path = (tmp_path / 'x.eps').rename(tmp_path / 'x.jpg')
   ghostscript = unittest.mock.Mock()
   monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', ghostscript)
-  for item in (path, path.read_bytes()):
+  for item in (path, path.read_bytes(), _in_iptc(path.read_bytes())):
     with pytest.raises(InputError, match='cannot identify image file'):
       images.read_example(source_of(item), 0, Transform(4))
   ghostscript.assert_not_called()

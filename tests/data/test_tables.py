@@ -39,6 +39,8 @@ def test_paths_and_labels(table, tmp_path):
   assert whole.classes == ('a', 'b')
   assert [whole.classes[k] for k in whole.labels] == NAMES
   assert whole[3] == tmp_path / FILES[3]
+  padded = table('image,label\n' + rows(FILES, NAMES).replace('\n', ',,\n'))
+  assert tables.read_csv(padded)['all'].fingerprint() == whole.fingerprint()
   assert sum(map(len, data.load(f'csv:{path}', data.Transform(4)).values())) == 10
 
 
@@ -221,6 +223,10 @@ def test_each_split_of_parquet_has_its_own_order_of_classes(tmp_path, files):
   assert splits['train'].classes == ('cat', 'dog')
   assert list(splits['train'].labels) == [0, 1] * 5
   assert list(splits['test'].labels) == [1, 0] * 5
+  write_parquet(folder / 'train.parquet', files, [0, 1] * 5)  # as the others say
+  splits = tables.read_parquet(str(folder))
+  assert splits['train'].classes == ('cat', 'dog')
+  assert list(splits['train'].labels) == list(splits['test'].labels) == [1, 0] * 5
 
 
 @pytest.mark.parametrize('names', [None, ['cat', 'dog']])

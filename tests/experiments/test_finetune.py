@@ -67,13 +67,14 @@ def test_rates_and_strength_go_to_the_method(launch, pets, tmp_path, created):
     np.testing.assert_allclose(tree['bias'], -rate, rtol=1e-4)
 
 
+@pytest.mark.parametrize('shots', [1, 3])
 def test_co_tuning_has_the_pretrained_classifier(
-  launch, pets, squeezenet, tmp_path, created, monkeypatch
+  launch, pets, squeezenet, tmp_path, created, monkeypatch, shots
 ):
   """And a relationship of each seed's own few examples, and of no others."""
   monkeypatch.setattr(summary, 'memory', lambda *_: {})  # which compiles the step
   flags = ('--data', f'folder:{pets}', '--weights', squeezenet, '--image-size', 33)
-  flags += ('--method', 'co_tuning', '--seeds', 2, '--batch-size', 6, '--shots', 3)
+  flags += ('--method', 'co_tuning', '--seeds', 2, '--batch-size', 2, '--shots', shots)
   flags += ('--dry-run', '--out', tmp_path / 'run')
   ended = launch('finetune', *flags)
   assert ended.status == 0, ended.err

@@ -75,6 +75,9 @@ def test_an_optimiser_without_state_does_not_tell_what_trains(cnn, capsys):
   got = groups(plain.method(cnn, optimizer), optimizer)
   assert {name: group.trained for name, group in got.items()} == dict.fromkeys(SIZES)
   assert got['head'].rates == pytest.approx((0.01, 0.01))
+  warming = optax.sgd(optax.linear_schedule(0, 0.1, 10))
+  got = groups(plain.method(cnn, warming), warming)
+  assert got['head'].trained is None and got['head'].rates == pytest.approx((0.01,) * 2)
   model, frozen = labels.freeze(cnn, optimizer, 'backbone/.*')
   got = groups(plain.method(model, frozen), frozen)
   assert got['backbone/stage1'].trained == 0 and got['head'].trained is None

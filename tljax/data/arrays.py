@@ -80,8 +80,8 @@ def read_h5(path: str) -> Splits:
   """Returns the examples of an HDF5 file, as USPS is published.
 
   It holds groups 'train' and 'test' with 'data' and 'target', or these at its root;
-  see `read_npz` for the shapes. Float rows (N, H * H) in [0, 1] are square grey
-  images, unless they are called features.
+  see `read_npz` for the shapes. Rows (N, H * H) of uint8, or of floats in [0, 1], are
+  square grey images, unless they are called features.
 
   Raises:
     InputError: it is missing or damaged, or its arrays are of other shapes.
@@ -166,10 +166,8 @@ def _are_squares(rows):
   return (
     rows.ndim == 2
     and rows.size
-    and np.issubdtype(rows.dtype, np.floating)
     and math.isqrt(rows.shape[1]) ** 2 == rows.shape[1]
-    and 0 <= rows.min()
-    and rows.max() <= 1
+    and (rows.dtype == np.uint8 or (0 <= rows.min() and rows.max() <= 1))
   )
 
 

@@ -154,6 +154,8 @@ def _upright(image):
   """Applies EXIF's orientation; ImageOps.exif_transpose trips over other bad tags."""
   try:
     method = _UPRIGHT[image.getexif()[ExifTags.Base.Orientation]]
+  except MemoryError:
+    raise
   except Exception:  # there is none, or none that can be read
     return image
   return image.transpose(method)
@@ -167,7 +169,7 @@ def check_header(source: Source, index: int) -> None:
 
 @contextlib.contextmanager
 def opened(source: Source, index: int) -> Iterator[Image.Image]:
-  """Opens an image; what Pillow says against it is an InputError that names it."""
+  """Opens an image; any error within the block is an InputError that names it."""
   item = source[index]
   try:
     if isinstance(item, np.ndarray):
@@ -190,10 +192,12 @@ def opened(source: Source, index: int) -> Iterator[Image.Image]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-  """All that Pillow reads but PostScript: for that it starts Ghostscript."""
+  """All that Pillow reads but PostScript, for which it starts Ghostscript, and IPTC,
+  which may hold some.
+  """
   Image.preinit()  # first, so that the common ones are tried first
   Image.init()
-  return tuple(name for name in Image.ID if name != 'EPS')
+  return tuple(name for name in Image.ID if name not in ('EPS', 'IPTC'))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -101,9 +101,10 @@ def _rows(path):
   except (OSError, ValueError, csv.Error) as error:
     raise InputError(f'{path}: cannot be read as CSV ({error}); mend it') from error
   for line, row in rows:
-    if None in row or None in row.values():  # DictReader's marks
+    is_long = any(row.get(None, ()))  # DictReader's marks; empty cells do no harm
+    if is_long or None in row.values():
       raise InputError(
-        f'{path}, line {line}: has {"more" if None in row else "fewer"} cells than the '
+        f'{path}, line {line}: has {"more" if is_long else "fewer"} cells than the '
         'header; mend it (quote a cell that holds a comma)'
       )
   if not rows:
@@ -200,7 +201,9 @@ def read_parquet(path: str) -> Splits:
   tables = {split: _table(path, group) for split, group in members.items()}
   if not tables:
     raise InputError(f'{path}: there is no .parquet file; check the path')
-  labels = {split: _labels(path, table) for split, table in tables.items()}
+  names = {split: _class_names(table) for split, table in tables.items()}
+  spare = next(filter(None, names.values()), None)  # where a split has none
+  labels = {k: _labels(path, table, names[k] or spare) for k, table in tables.items()}
   labels, classes = class_labels(labels, path)
   return {
     split: Source(
@@ -249,9 +252,8 @@ def _class_names(table):
   return info.get('features', {}).get('label', {}).get('names')
 
 
-def _labels(path, table):
+def _labels(path, table, names):
   labels = _filled(path, table.column('label'), 'label').to_numpy()
-  names = _class_names(table)
   if not names:
     return labels
   outside = np.flatnonzero((labels < 0) | (labels >= len(names)))

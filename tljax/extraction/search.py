@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from tljax import sweep, train
+from tljax import sweep, train, watch
 from tljax.data import batches
 from tljax.data.dataset import Dataset, stratified
 from tljax.extraction.head import Head, rescaled
@@ -101,11 +101,15 @@ class Trainer(NamedTuple):
 
     stream = batches.stream(training, batch_size, seed)
     state = self.method.init(jax.random.key(seed), None, stream(0))
-    options = {'evaluate': evaluate}
-    if self.members:
-      options['is_sound'] = sweep.any_finite
     state, records = train.fit(
-      self.method, state, stream, steps, run=run, name=name, **options
+      self.method,
+      state,
+      stream,
+      steps,
+      evaluate=evaluate,
+      run=run,
+      name=name,
+      is_sound=sweep.any_finite if self.members else watch.all_finite,
     )
     return Candidates(heads(state), records)
 

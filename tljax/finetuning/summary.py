@@ -75,15 +75,18 @@ def _moved(params, opt_state):
 
 
 def _rates(params: Params, optimizer) -> Mapping[str, float]:
-  """By path, the first update for a gradient of 1 of a parameter of 0.
+  """By path, the first update for a gradient of 1 of a parameter of 0, or the second
+  where the first is 0, as at the start of a warm-up.
 
   Every leaf is one number, so that this costs nothing.
   """
   zeros = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), params)
   ones = jax.tree.map(jnp.ones_like, zeros)
-  updates, _ = optimizer.update(ones, optimizer.init(zeros), zeros)
-  leaves = jax.tree_util.tree_flatten_with_path(updates)[0]
-  return {path_name(path): abs(float(update)) for path, update in leaves}
+  first, state = optimizer.update(ones, optimizer.init(zeros), zeros)
+  second, _ = optimizer.update(ones, state, zeros)
+  rates = jax.tree.map(lambda a, b: abs(float(a)) or abs(float(b)), first, second)
+  leaves = jax.tree_util.tree_flatten_with_path(rates)[0]
+  return {path_name(path): rate for path, rate in leaves}
 
 
 def compiled_step(

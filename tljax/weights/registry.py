@@ -110,7 +110,7 @@ def locate(model: str, source: str | pathlib.Path) -> pathlib.Path:
 def fetch(row: Published) -> pathlib.Path:
   """Downloads a file into the cache, once; verified, and resumed where it broke off.
 
-  Other processes that want it meanwhile, be they of this run, wait for it.
+  Other processes that want it meanwhile, of this run or another, wait for it.
 
   Raises:
     InputError: it cannot be downloaded (the message says which file to put where), or
