@@ -4,6 +4,7 @@
     --methods dann cdan+mcc --weights squeezenet1_1.safetensors --frozen --out runs/grid
 
 With --resume it skips what the run has done: ask for more methods and seeds at will.
+A method that diverges is left out of the table, which is said at the end.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import sys
 
 from experiments import cli, grid, settings
 from tljax.data import batches
+from tljax.errors import Diverged, InputError
 from tljax.finetuning import summary
 from tljax.models import Linear
 from tljax.models.bottleneck import OnFeatures
@@ -58,7 +60,10 @@ def compare(flags: Flags) -> None:
     summary.abstract_state(one, start, streams[0](0))
   run = flags.open_run(without=('domains', 'targets', 'methods', 'seeds'))
   grid.check_data(run, prints)
+  diverged = {}  # which is no reason to lose the others
   for (task, (sources, target)), name in itertools.product(tasks.items(), methods):
+    if name in diverged:
+      continue
     done = {seed: f'{task}, {name}-{seed}' for seed in flags.seed_range()}
     own = flags.build_for(name, model)
     streams = {
@@ -66,18 +71,25 @@ def compare(flags: Flags) -> None:
       for seed in done
       if not run.records(done[seed])
     }
-    for seed, one in grid.train(
-      methods[name], streams, steps, target, start, **flags.machine.options()
-    ):
-      facts, features = grid.judge(
-        methods[name], own, one, sources, target, not flags.transductive
-      )
-      if task == next(iter(tasks)) and seed == flags.seed:
-        grid.keep(run.folder / 'features' / task, name, features)
-      facts |= {'seconds': one.seconds, **flags.scores(one, target)}
-      run.log(done[seed], {'accuracy': one.accuracy, 'data': prints[task]} | facts)
-      print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
-  grid.conclude(run, tasks, list(methods), flags.seed_range())
+    options = {'name': f'{task}, {name}', **flags.machine.options()}
+    trials = grid.train(methods[name], streams, steps, target, start, **options)
+    try:
+      for seed, one in trials:
+        facts, features = grid.judge(
+          methods[name], own, one, sources, target, not flags.transductive
+        )
+        if task == next(iter(tasks)) and seed == flags.seed:
+          grid.keep(run.folder / 'features' / task, name, features)
+        facts |= {'seconds': one.seconds, **flags.scores(one, target)}
+        run.log(done[seed], {'accuracy': one.accuracy, 'data': prints[task]} | facts)
+        print(f'{done[seed]}: {one.accuracy:.3f}', file=sys.stderr)
+    except Diverged as error:
+      diverged[name] = str(error)
+      print(error, file=sys.stderr)
+  rest = [name for name in methods if name not in diverged]
+  grid.conclude(run, tasks, rest, flags.seed_range())
+  if diverged:
+    raise InputError(f'without what diverged: {"; ".join(diverged.values())}')
 
 
 if __name__ == '__main__':

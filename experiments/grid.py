@@ -223,7 +223,7 @@ def draw(
 
 
 def train(
-  method, streams, steps, target, start, **options
+  method, streams, steps, target, start, *, name, **options
 ) -> Iterator[tuple[int, Trial]]:
   """Yields each seed's trial; on an accelerator one process trains those on features at
   once.
@@ -234,11 +234,11 @@ def train(
   on_features = target['train'].images.ndim == 2
   alone = jax.process_count() == 1 and jax.default_backend() != 'cpu'
   if on_features and streams and alone:
-    yield from trials_at_once(method, streams, steps, target).items()
+    yield from trials_at_once(method, streams, steps, target, name=name).items()
   else:
     for seed, stream in streams.items():
-      start_at = {'seed': seed, 'variables': start}
-      yield seed, trial(method, stream, steps, target, **start_at, **options)
+      options |= {'seed': seed, 'variables': start, 'name': name}
+      yield seed, trial(method, stream, steps, target, **options)
 
 
 def conclude(run, tasks, methods, seeds) -> None:

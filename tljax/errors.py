@@ -5,6 +5,10 @@ class InputError(ValueError):
   """What is wrong, where, and the mend, in one line."""
 
 
+class Diverged(InputError):
+  """A training's loss, or its parameters, are not finite."""
+
+
 class Preempted(KeyboardInterrupt):
   """SIGTERM: what was done is saved, and the same command goes on with --resume."""
 

@@ -14,7 +14,7 @@ from tljax import processes, sharding, sweep, watch
 from tljax.checkpoint import Checkpoints
 from tljax.data.batches import Stream, read_ahead, stack
 from tljax.data.dataset import Dataset, judging_split
-from tljax.errors import InputError
+from tljax.errors import Diverged, InputError
 from tljax.inference import predictor
 from tljax.measures import scores, validators
 from tljax.method import Batch, Method, TrainState, Variables
@@ -68,8 +68,9 @@ def fit(
     step 0, the step's metrics and the evaluated figures.
 
   Raises:
-    InputError: a step's loss, or what it left, is not finite; the last good state stays
-      saved. Or a batch cannot be read, a checkpoint not be written, the memory is full.
+    Diverged: a step's loss, or what it left, is not finite; the last good state stays
+      saved.
+    InputError: a batch cannot be read, a checkpoint not be written, the memory is full.
   """
   mesh = mesh or sharding.data_mesh()
   every = every or max(1, steps // 10)
@@ -98,7 +99,7 @@ def fit(
       while len(under_way) > most:
         completed, loss = under_way.popleft()
         if not math.isfinite(loss := watcher.completed(completed, loss)):
-          raise InputError(
+          raise Diverged(
             f'{name}: the loss is {loss} at step {completed}, the first such; '
             'lower the learning rate'
           )
@@ -108,7 +109,7 @@ def fit(
       if run and completed > first:
         with watcher.spending('save'):
           if not is_sound(state):
-            raise InputError(
+            raise Diverged(
               f'{name}: step {completed} left parameters that are not finite; '
               'lower the learning rate'
             )

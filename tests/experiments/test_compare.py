@@ -76,6 +76,20 @@ def test_a_grid_on_the_features_of_a_frozen_network(
   assert len(accuracies) == 6 and np.mean(accuracies) > 0.7
 
 
+def test_a_method_that_diverges_leaves_the_others(launch, domains, tmp_path):
+  flags = ('--domains', *domains, '--methods', 'coral:strength=nan', 'mcc')
+  flags += ('--model', 'cnn', '--image-size', 12, '--epochs', 1, '--batch-size', 4)
+  out = tmp_path / 'run'
+  ended = launch('compare', *flags, '--seeds', 2, '--out', out)
+  assert ended.status == 2
+  first = 'pets to other, coral:strength=nan-0: the loss is nan at step 1'
+  assert ended.err.splitlines()[-1].startswith(f'error: without what diverged: {first}')
+  result = json.loads((out / 'result.json').read_text())
+  assert list(result) == ['source only', 'oracle', 'mcc', 'validators']
+  assert len(Run(out).records()) == 3 * 2 * 2
+  assert (out / 'report.html').exists()
+
+
 def test_a_transductive_grid_judges_by_no_source_that_it_learned(
   launch, domains, tmp_path
 ):
