@@ -213,6 +213,13 @@ def apply_train(
   return outputs, dict(model_state)
 
 
+@jax.jit
+def all_finite(state: TrainState) -> jax.Array:
+  """Whether all parameters are: those that a step of a finite loss left may not be."""
+  leaves = jax.tree.leaves(state.params)
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
 def predict_with(model: Any) -> Callable[[TrainState, jax.Array], jax.Array]:
   """Returns `(state, images) -> logits` of the model in evaluation mode."""
 

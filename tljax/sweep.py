@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax import watch
-from tljax.method import Method, TrainState
+from tljax.method import Method, TrainState, all_finite
 
 Settings = Sequence[Mapping[str, float]]  # of each member, all of the same names
 
@@ -75,7 +74,7 @@ def method(
 @jax.jit
 def any_finite(state: TrainState) -> jax.Array:
   """Whether a member's parameters all are, of members that share their batches."""
-  return jax.vmap(watch.all_finite, (_axes(state, False),))(state).any()
+  return jax.vmap(all_finite, (_axes(state, False),))(state).any()
 
 
 def member(state: TrainState, index: int, *, own_batches: bool = False) -> TrainState:

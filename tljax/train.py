@@ -17,7 +17,7 @@ from tljax.data.dataset import Dataset, judging_split
 from tljax.errors import Diverged, InputError
 from tljax.inference import predictor
 from tljax.measures import scores, validators
-from tljax.method import Batch, Method, TrainState, Variables
+from tljax.method import Batch, Method, TrainState, Variables, all_finite
 from tljax.run import Run
 
 # Steps that may be under way on the device: enough to hide the host, few enough that
@@ -36,7 +36,7 @@ def fit(
   run: Run | None = None,
   name: str = 'train',
   best: str | None = None,
-  is_sound: Callable[[TrainState], jax.Array] = watch.all_finite,
+  is_sound: Callable[[TrainState], jax.Array] = all_finite,
   mesh: jax.sharding.Mesh | None = None,
   profile: tuple[int, int] | None = None,
 ) -> tuple[TrainState, list[dict]]:

@@ -9,11 +9,9 @@ import time
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 
 from tljax import processes
 from tljax.errors import InputError
-from tljax.method import TrainState
 from tljax.progress import Bar
 from tljax.run import Run
 
@@ -135,13 +133,6 @@ def _tensorboard():
   finally:
     if unused:
       del sys.modules['torch']
-
-
-@jax.jit
-def all_finite(state: TrainState) -> jax.Array:
-  """Whether all parameters are: those that a step of a finite loss left may not be."""
-  leaves = jax.tree.leaves(state.params)
-  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 @contextlib.contextmanager

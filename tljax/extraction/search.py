@@ -8,12 +8,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from tljax import sweep, train, watch
+from tljax import sweep, train
 from tljax.data import batches
 from tljax.data.dataset import Dataset, stratified
 from tljax.extraction.head import Head, rescaled
 from tljax.measures import scores
-from tljax.method import Method, TrainState
+from tljax.method import Method, TrainState, all_finite
 from tljax.run import Run
 
 
@@ -109,7 +109,7 @@ class Trainer(NamedTuple):
       evaluate=evaluate,
       run=run,
       name=name,
-      is_sound=sweep.any_finite if self.members else watch.all_finite,
+      is_sound=sweep.any_finite if self.members else all_finite,
     )
     return Candidates(heads(state), records)
 
