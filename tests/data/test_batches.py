@@ -92,6 +92,10 @@ def test_steps_for_rounds_up(numbered, epochs, batch_size, steps):
   assert batches.steps_for(numbered, epochs, batch_size) == steps
 
 
+def by_role(stream, step, role):
+  return stream.finish(stream.read(step, role), np.uint32(step), role)
+
+
 def test_pair_drops_the_targets_labels(numbered):
   source, target = (batches.stream(numbered, 4, seed) for seed in (0, 1))
   batch = batches.pair(source, target)(2)
@@ -101,6 +105,8 @@ def test_pair_drops_the_targets_labels(numbered):
   }
   for name in ('image', 'label'):
     np.testing.assert_array_equal(batch['source'][name], source(2)[name])
+  own = by_role(target, 2, batches._TARGET)
+  np.testing.assert_array_equal(batch['target']['image'], own['image'])
 
 
 def test_a_third_stream_keeps_its_labels(numbered):
@@ -108,16 +114,19 @@ def test_a_third_stream_keeps_its_labels(numbered):
   batch = batches.pair(source, target, few)(2)
   assert list(batch) == ['source', 'target', 'labelled']
   assert list(batch['target']) == ['image']
-  for part in (batch['source'], batch['labelled']):  # an image's colour is its label
-    np.testing.assert_allclose(part['image'][:, 0, 0, 0] * 255, part['label'])
+  own = by_role(few, 2, batches._LABELLED)
+  for name in ('image', 'label'):
+    np.testing.assert_array_equal(batch['source'][name], source(2)[name])
+    np.testing.assert_array_equal(batch['labelled'][name], own[name])
 
 
 def test_joined_batches_follow_each_other(numbered):
-  few = numbered.take(np.arange(4))
-  joined = batches.join(batches.stream(few, 4, 0), batches.stream(numbered, 3, 1))(2)
-  assert joined['image'].shape == (7, 2, 2, 3)
-  np.testing.assert_allclose(joined['image'][:, 0, 0, 0] * 255, joined['label'])
-  np.testing.assert_array_equal(np.sort(joined['label'][:4]), np.arange(4))
+  both = [batches.stream(numbered, size, seed) for size, seed in ((4, 0), (3, 1))]
+  joined = batches.join(*both)(2)
+  own = [by_role(stream, 2, batches._JOINED + i) for i, stream in enumerate(both)]
+  for name in ('image', 'label'):
+    wanted = np.concatenate([part[name] for part in own])
+    np.testing.assert_array_equal(joined[name], wanted)
 
 
 def _parts(kind, streams):

@@ -78,7 +78,8 @@ def read(name: str) -> Splits:
       )
   sources = {split: sources[split] for split in numbers}
   if len(sources) == 1:
-    sources, numbers = ({'all': of} for (of,) in (sources.values(), numbers.values()))
+    (split,) = sources
+    sources, numbers = {'all': sources[split]}, {'all': numbers[split]}
   names = np.array(features[label].names)
   labels = {split: names[of] for split, of in numbers.items()}
   labels, classes = class_labels(labels, f'tfds:{name}')

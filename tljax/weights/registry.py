@@ -117,20 +117,21 @@ def fetch(row: Published) -> pathlib.Path:
       it is not the published one.
   """
   path = row.file
+  if path.exists():
+    return path
   try:
     # pooch is told no hash: it knows no prefixes. `_download` hands over nothing that
     # is not verified.
     pooch.get_logger().setLevel('WARNING')
-    if not path.exists():
-      path.parent.mkdir(parents=True, exist_ok=True)
-      with filelock.FileLock(path.with_name(f'{path.name}.lock')):
-        pooch.retrieve(
-          row.url,
-          known_hash=None,
-          fname=path.name,
-          path=path.parent,
-          downloader=functools.partial(_download, row),
-        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(f'{path.name}.lock')):
+      pooch.retrieve(
+        row.url,
+        known_hash=None,
+        fname=path.name,
+        path=path.parent,
+        downloader=functools.partial(_download, row),
+      )
     return path
   except (requests.RequestException, OSError) as error:
     reason = str(error).split('\n')[0]
