@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tljax.models import convolution, depthwise, winograd
+from tljax.models import convolution, depthwise, strided, winograd
 from tljax.models.convolution import Conv, convolve
 
 XLA = functools.partial(
@@ -60,7 +60,9 @@ DEPTHWISE = [
     {'_WINDOWS': convolution._WINDOWS},
     {'_WINDOWS': convolution._WINDOWS, '_AT_ONCE': 1 << 15},
     {'_ALL_WINDOWS': convolution._ALL_WINDOWS, 'devices': 8},
-    {'winograd': True},
+    {'winograd': {'_CHANNELS': 1, '_PIXELS': 1}},
+    {'strided': {'_CHANNELS': 1}},
+    {'strided': {'_CHANNELS': 1, '_BYTES': 1 << 14}},
   ],
   ids=[
     'images',
@@ -72,6 +74,8 @@ DEPTHWISE = [
     'some windows',
     'windows on devices',
     'winograd',
+    'strided',
+    'some strided',
   ],
 )
 def devices(request, monkeypatch):
@@ -80,14 +84,14 @@ def devices(request, monkeypatch):
   """
   changes = {'_ROWS': 200, '_WINDOWS': 0, '_ALL_WINDOWS': 0, **request.param}
   count = changes.pop('devices', 1)
-  for name, value in changes.pop('depthwise', {}).items():
-    monkeypatch.setattr(depthwise, name, value)
-  if changes.pop('winograd', False):
-    for name, value in {'_CHANNELS': 1, '_PIXELS': 1}.items():
-      monkeypatch.setattr(winograd, name, value)
+  of_modules = [
+    (module, changes.pop(module.__name__.split('.')[-1], {}))
+    for module in (depthwise, strided, winograd)
+  ]
   monkeypatch.setattr(jax, 'device_count', lambda: count)
-  for name, value in changes.items():
-    monkeypatch.setattr(convolution, name, value)
+  for module, values in [*of_modules, (convolution, changes)]:
+    for name, value in values.items():
+      monkeypatch.setattr(module, name, value)
 
 
 @pytest.mark.parametrize(
@@ -211,14 +215,15 @@ def test_windows_of_many_images_are_not_laid_at_once(monkeypatch):
 
 
 @KERNELS
-def test_many_networks_at_once(devices, size):
+@pytest.mark.parametrize('stride', [1, 2])
+def test_many_networks_at_once(devices, size, stride):
   """As a sweep maps them: kernels and images of each."""
   rng = np.random.default_rng(0)
   x, kernels = (
     jnp.asarray(rng.normal(size=s), jnp.float32)
     for s in ((2, 4, 6, 6, 3), (2, size, size, 3, 5))
   )
-  grad = jax.grad(lambda k, x: jnp.sum(convolve(x, k, (1, 1), 'SAME') ** 2))
+  grad = jax.grad(lambda k, x: jnp.sum(convolve(x, k, (stride,) * 2, 'SAME') ** 2))
   wanted = jnp.stack([grad(k, i) for k, i in zip(kernels, x, strict=True)])
   np.testing.assert_allclose(jax.vmap(grad)(kernels, x), wanted, rtol=1e-4, atol=1e-4)
 

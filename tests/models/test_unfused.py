@@ -91,7 +91,7 @@ def test_blocks_without_training_are_computed_once(monkeypatch):
   fused, wanted = calls(train=False)
   monkeypatch.setattr(jax, 'device_count', lambda: 1)
   made, given = calls(train=False)
-  # One is the stem's, of its windows.
-  assert (fused, made) == (0, 9)
-  assert calls(train=True)[0] == 1
+  # One is the stem's, of its windows, and three are the strided convolutions'.
+  assert (fused, made) == (0, 12)
+  assert calls(train=True)[0] == 4
   np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-5)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tljax.models import depthwise, folding, products, tiles, winograd
+from tljax.models import depthwise, folding, products, strided, tiles, winograd
 from tljax.models.unfused import unfused
 from tljax.models.windows import extent_of, slices
 
@@ -153,6 +153,8 @@ def _convolve(x, kernel, strides, padding):
     return _by_windows(x, kernel, strides, padding)[0]
   if winograd.suits(x, kernel, strides):
     return _apart(winograd.convolve(x, kernel, padding))
+  if strided.suits(kernel, strides):
+    return strided.convolve(x, kernel, strides, padding)
   if _is_stem(kernel.shape, strides) and not folding.suits(kernel):
     blocks = _space_to_depth(x, kernel, strides, padding)
     return _convolve_by_xla(*blocks, (1, 1), 'VALID')
@@ -226,6 +228,9 @@ def _backward(strides, padding, residuals, grad):
   if winograd.suits(x, kernel, strides):
     x_grad = winograd.image_gradient(grad, kernel, padding)
     return x_grad, winograd.kernel_gradient(x, grad, padding)
+  if strided.suits(kernel, strides):
+    x_grad = strided.image_gradient(grad, kernel, strides, padding, x.shape[1:3])
+    return x_grad, strided.kernel_gradient(x, grad, kernel, strides, padding)
   extent = grad.shape[1:3]
   form = folding.form(kernel, extent, strides, padding)
   # Of few channels, and by neighbouring windows, XLA is quicker.

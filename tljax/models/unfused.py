@@ -25,7 +25,7 @@ def unfused(function: Callable) -> Callable:
       return function(*arguments)
 
   def call(*arguments):
-    if not (_leaves_calls() and _is_traced(arguments)):
+    if not (on_cpu_alone() and _is_traced(arguments)):
       return function(*arguments)
     with set_xla_metadata(inlineable='false'):
       return inlined(*arguments)
@@ -36,10 +36,11 @@ def unfused(function: Callable) -> Callable:
 def once(x: jax.Array) -> jax.Array:
   """The array, computed once however often a program reads it."""
   # An equation, as what a call merely gives back is taken past it by autodiff.
-  return unfused(lax.optimization_barrier)(x) if _leaves_calls() else x
+  return unfused(lax.optimization_barrier)(x) if on_cpu_alone() else x
 
 
-def _leaves_calls():
+def on_cpu_alone() -> bool:
+  """Whether there is one device, a CPU, on which a call stays one."""
   return jax.device_count() == 1 and jax.default_backend() == 'cpu'
 
 
