@@ -7,9 +7,10 @@ product. So is a wide one of few channels whose windows, laid side by side, are 
 such as a LeNet's: forth, where XLA needs twelve times as long for three channels, and
 back.
 A 3x3 convolution of many channels, which most of a VGG's or a ResNet's time goes to, is
-Winograd's, and a depthwise one a sum of shifted products, a tenth of XLA's time. Few
-channels convolved with strides are blocks of pixels, of more channels, on a GPU; on a
-CPU forth, where the kernel is narrow.
+Winograd's, one with strides is products of some images' windows (`strided`), and a
+depthwise one a sum of shifted products, a tenth of XLA's time. Few channels convolved
+with strides are blocks of pixels, of more channels, on a GPU; on a CPU forth, where the
+kernel is narrow.
 Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
 """
 
@@ -27,7 +28,7 @@ from jax import lax
 
 from tljax.models import depthwise, folding, products, strided, tiles, winograd
 from tljax.models.unfused import unfused
-from tljax.models.windows import extent_of, slices
+from tljax.models.windows import extent_of, padded, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache; channels below which it is of windows, as one
@@ -130,11 +131,11 @@ def _space_to_depth(x, kernel, strides, padding, multiple=1):
   pads = []
   for axis, (stride, (low, _)) in enumerate(zip(strides, padding, strict=True)):
     needed = (extent[axis] + blocks[axis] - 1) * stride
-    pads.append((low, needed - x.shape[1 + axis] - low, 0))
-  x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    pads.append((low, needed - x.shape[1 + axis] - low))
   more = [(0, n - m) for n, m in zip(sizes, kernel.shape, strict=False)]
   kernel = jnp.pad(kernel, [*more, (0, 0), (0, 0)])
-  x, kernel = _blocks(x, strides), _blocks(jnp.moveaxis(kernel, 3, 0), strides)
+  x, kernel = padded(x, pads), jnp.moveaxis(kernel, 3, 0)
+  x, kernel = _blocks(x, strides), _blocks(kernel, strides)
   fill = [(0, 0)] * 3 + [(0, -x.shape[3] % multiple)]
   return jnp.pad(x, fill), jnp.moveaxis(jnp.pad(kernel, fill), 0, 3)
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from tljax.models import tiles
+from tljax.models.windows import padded
 
 # Columns from which a kernel is wide, channels below which those of a wide one, or of
 # any, are few, and features that results in a row may have together.
@@ -68,8 +68,7 @@ def form(
   def images(x):
     low, count = padding[1][0], (extent[1] // beside - 1) * stride + blocks
     high = count * block - x.shape[2] - low
-    fill = (0, 0, 0), (*padding[0], 0), (low, high, 0), (0, 0, 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), fill)
+    x = padded(x, (padding[0], (low, high)))
     return x.reshape(*x.shape[:2], count, block * channels)
 
   def repeat(kernel):

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from tljax.models import products, tiles
 from tljax.models.unfused import on_cpu_alone, unfused
-from tljax.models.windows import between, extent_of, slices
+from tljax.models.windows import between, extent_of, padded, slices
 
 _CHANNELS = 64  # fewer make products that are too small
 _BYTES = 1 << 23  # of the windows at once, lest they leave the cache
@@ -48,7 +47,7 @@ def convolve(
   extent = extent_of(x.shape, kernel.shape, strides, padding)
 
   def convolve_some(x):
-    windows = _windows(_padded(x, padding), kernel.shape, strides, extent)
+    windows = _windows(padded(x, padding), kernel.shape, strides, extent)
     return products.product(windows, kernel.reshape(-1, kernel.shape[3]))
 
   return tiles.over_images(convolve_some, x, _most(extent, kernel))
@@ -76,7 +75,7 @@ def image_gradient(
 
   def of_phase(grad, row, column):
     (down, top), (right, left) = row, column
-    taps, grad = kernel[down, right][::-1, ::-1], _padded(grad, (top, left))
+    taps, grad = kernel[down, right][::-1, ::-1], padded(grad, (top, left))
     extent = extent_of(grad.shape, taps.shape, (1, 1), ((0, 0), (0, 0)))
     parts = slices(grad, taps.shape, (1, 1), extent)
     taps = taps.reshape(-1, *taps.shape[2:]).swapaxes(1, 2)
@@ -115,7 +114,7 @@ def kernel_gradient(
 
   tile = tiles.at_once(len(x), _most(extent, kernel)), extent[0]
   window = kernel.shape[0], strides[0]
-  total = tiles.sum_over_tiles(of_some, _padded(x, padding), grad, tile, window)
+  total = tiles.sum_over_tiles(of_some, padded(x, padding), grad, tile, window)
   return total.reshape(kernel.shape)
 
 
@@ -135,12 +134,6 @@ def _phases(size, stride, pads, side, extent) -> Iterator[tuple[slice, tuple]]:
     count = len(range(first, size, stride))
     low = count - 1 - back
     yield slice(first, None, stride), (low, -(-side // stride) + back - extent)
-
-
-def _padded(x, pads):
-  # A gradient's can be negative, which jnp.pad refuses.
-  pads = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
-  return lax.pad(x, jnp.zeros((), x.dtype), pads)
 
 
 def _most(extent, kernel):

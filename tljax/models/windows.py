@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def extent_of(
@@ -20,6 +21,17 @@ def extent_of(
   """How many windows there are on either axis, by the shapes of images and kernel."""
   sides = zip(images[1:3], kernel[:2], strides, padding, strict=True)
   return [(n + sum(pads) - size) // stride + 1 for n, size, stride, pads in sides]
+
+
+def padded(x: jax.Array, pads: Sequence[tuple[int, int]]) -> jax.Array:
+  """Images (N, H, W, C) with zeros around; a negative padding, as gradients have, cuts.
+
+  Args:
+    x: the images.
+    pads: low and high, of either axis.
+  """
+  inner = ((low, high, 0) for low, high in pads)
+  return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
 
 
 def slices(

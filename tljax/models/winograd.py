@@ -16,7 +16,7 @@ from jax import lax
 
 from tljax.models import tiles
 from tljax.models.unfused import unfused
-from tljax.models.windows import between
+from tljax.models.windows import between, padded
 
 # The names are Lavin and Gray's; a row is a sum.
 _B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
@@ -116,9 +116,7 @@ def _convolve(x, kernel, padding, axis):
 def _even(x, padding):
   """Padded, with an even number of pixels on either axis."""
   sides = zip(x.shape[1:3], padding, strict=True)
-  pads = [(low, high + (n + low + high) % 2, 0) for n, (low, high) in sides]
-  # A gradient's can be negative, which jnp.pad refuses.
-  return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+  return padded(x, [(low, high + (n + low + high) % 2) for n, (low, high) in sides])
 
 
 def _squares(x, size):
