@@ -28,7 +28,7 @@ from jax import lax
 
 from tljax.models import depthwise, folding, products, strided, tiles, winograd
 from tljax.models.unfused import unfused
-from tljax.models.windows import extent_of, padded, slices
+from tljax.models.windows import beside, extent_of, padded, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Rows of a product that fill the cache; channels below which it is of windows, as one
@@ -173,19 +173,19 @@ def _by_windows(x, kernel, strides, padding):
   form = folding.form(kernel, extent, strides, padding)
   kernel = form.kernel(kernel)
 
-  def beside(x):
+  def windows_of(x):
     x = form.images(x)
     fewer = extent_of(x.shape, kernel.shape, form.strides, ((0, 0), (0, 0)))
-    return jnp.concatenate(slices(x, kernel.shape, form.strides, fewer), -1)
+    return beside(x, kernel.shape, form.strides, fewer)
 
   def multiply(windows):
     y = products.product(windows, kernel.reshape(-1, kernel.shape[3]))
     return y.reshape(len(y), *extent, features)
 
-  some = _images_at_once(jax.eval_shape(beside, x))
+  some = _images_at_once(jax.eval_shape(windows_of, x))
   if some < len(x):
-    return tiles.over_images(lambda x: multiply(beside(x)), x, some), None
-  windows = unfused(beside)(x)
+    return tiles.over_images(lambda x: multiply(windows_of(x)), x, some), None
+  windows = unfused(windows_of)(x)
   return multiply(windows), windows
 
 
@@ -298,13 +298,13 @@ def _kernel_gradient(x, windows, grad, kernel, form):
     # Not before: with what gives it XLA would compute it in this order, slowly.
     grad = form.results(grad)
     if channels < _COLUMNS:
-      x = jnp.concatenate(slices(x, shape, form.strides, grad.shape[1:3]), -1)
+      x = beside(x, shape, form.strides, grad.shape[1:3])
       return products.outer(x, grad).reshape(shape)
     if channels > _WIDE:
       parts = slices(x, shape, form.strides, grad.shape[1:3])
     else:
       row = x.shape[1], grad.shape[2]
-      x = jnp.concatenate(slices(x, (1, width), (1, form.strides[1]), row), -1)
+      x = beside(x, (1, width), (1, form.strides[1]), row)
       parts = slices(x, (height, 1), (form.strides[0], 1), grad.shape[1:3])
     return jnp.stack([products.outer(part, grad) for part in parts]).reshape(shape)
 

@@ -55,9 +55,9 @@ def outer(
 ) -> jax.Array:
   """Sums the outer products of all rows: (..., C) and (..., K) to (C, K).
 
-  Written so, not as autodiff has it, XLA copies neither into another layout. On a CPU
-  the narrower is the left one, as the other order can take 1.6 times as long; `once`
-  keeps XLA from turning it round.
+  Written so, not as autodiff has it, XLA copies neither into another layout. On one
+  CPU the narrower is the left one, as the other order can take 1.6 times as long;
+  `once` keeps XLA from turning it round.
   """
   turned = x.shape[-1] > grad.shape[-1] and on_cpu_alone()
   left, right = (grad, x) if turned else (x, grad)

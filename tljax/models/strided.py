@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from tljax.models import products, tiles
 from tljax.models.unfused import on_cpu_alone, unfused
-from tljax.models.windows import between, extent_of, padded, slices
+from tljax.models.windows import beside, between, extent_of, padded, slices
 
 _CHANNELS = 64  # fewer make products that are too small
 _BYTES = 1 << 23  # of the windows at once, lest they leave the cache
@@ -92,7 +92,7 @@ def image_gradient(
 def kernel_gradient(
   x: jax.Array,
   grad: jax.Array,
-  kernel: Sequence[int],
+  kernel: jax.Array,
   strides: Sequence[int],
   padding: Pads,
 ) -> jax.Array:
@@ -101,8 +101,7 @@ def kernel_gradient(
   Args:
     x: (N, H, W, C).
     grad: (N, H', W', features).
-    kernel: the kernel.
-    strides, padding: of the convolution.
+    kernel, strides, padding: of the convolution.
 
   Returns:
     (height, width, C, features).
@@ -110,17 +109,19 @@ def kernel_gradient(
   extent = grad.shape[1:3]
 
   def of_some(x, grad):
-    return products.outer(_windows(x, kernel.shape, strides, extent), grad)
+    windows = _windows(padded(x, padding), kernel.shape, strides, extent)
+    return products.outer(windows, grad)
 
   tile = tiles.at_once(len(x), _most(extent, kernel)), extent[0]
-  window = kernel.shape[0], strides[0]
-  total = tiles.sum_over_tiles(of_some, padded(x, padding), grad, tile, window)
+  # Whole images, padded then: so high is a window where there is no padding yet.
+  window = x.shape[1] - extent[0] + 1, 1
+  total = tiles.sum_over_tiles(of_some, x, grad, tile, window)
   return total.reshape(kernel.shape)
 
 
 def _windows(x, kernel, strides, extent):
   """(N, *extent, height width C), of padded images; in memory, once."""
-  return unfused(lambda x: jnp.concatenate(slices(x, kernel, strides, extent), -1))(x)
+  return unfused(lambda x: beside(x, kernel, strides, extent))(x)
 
 
 def _phases(size, stride, pads, side, extent) -> Iterator[tuple[slice, tuple]]:

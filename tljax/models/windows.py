@@ -56,6 +56,13 @@ def slices(
   ]
 
 
+def beside(
+  x: jax.Array, kernel: Sequence[int], strides: Sequence[int], extent: Sequence[int]
+) -> jax.Array:
+  """The `slices` side by side: (N, *extent, height width C)."""
+  return jnp.concatenate(slices(x, kernel, strides, extent), -1)
+
+
 def reaching(
   values: jax.Array,
   taps: Sequence[int],
