@@ -5,11 +5,11 @@ python -m benchmarks --cases 'resnet50/*' --peers torch torch.compile
 """
 
 import dataclasses
-import gc
 import json
+import multiprocessing
 import os
 import pathlib
-import tempfile
+from concurrent.futures import ProcessPoolExecutor
 
 # The device is PyTorch's, too.
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
@@ -17,7 +17,7 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 import jax
 
 from benchmarks import harness, show
-from benchmarks.cases import BARS, CASES, SHORT, choose
+from benchmarks.cases import BARS, CASES, SHORT, choose, timed
 from benchmarks.steps import Settings
 from experiments import cli
 from tljax import report
@@ -43,7 +43,9 @@ class Flags:
   peers: tuple[str, ...] = ()
   """torch, torch.compile; on a CPU torch alone."""
   seconds: float = 10.0
-  """Of each case, beside compilation; at least three rounds."""
+  """Of each process, beside compilation; at least three rounds."""
+  processes: int = 1
+  """That time a case, one after the other: a step's speed differs by process."""
   batch_size: int | None = None
   """Else each case's own."""
   data: pathlib.Path | None = None
@@ -63,8 +65,9 @@ def settings(flags: Flags) -> Settings:
   """
   if unknown := set(flags.peers) - set(_PEERS):
     raise InputError(f'--peers {min(unknown)}: there are {", ".join(_PEERS)}')
-  if min(flags.seconds, 1 if flags.batch_size is None else flags.batch_size) <= 0:
-    raise InputError('--seconds and --batch-size must be positive')
+  batch_size = 1 if flags.batch_size is None else flags.batch_size
+  if min(flags.seconds, flags.processes, batch_size) <= 0:
+    raise InputError('--seconds, --processes and --batch-size must be positive')
   if flags.data and not flags.data.is_dir():
     raise InputError(f'--data {flags.data}: there is no such folder')
   default = _PEERS[:1] if jax.default_backend() == 'cpu' else _PEERS
@@ -77,14 +80,12 @@ def benchmark(flags: Flags) -> None:
     print('\n'.join(f'{n}{", in the short set" * (n in SHORT)}' for n in CASES))
     return
   names, told = chosen(flags), settings(flags)
-  # What compiles is timed; only a process of its own reads a cache, see 'start'.
-  jax.config.update('jax_enable_compilation_cache', False)
   about = harness.environment()
   found = _before(flags.out, about)
   about['ceiling'] = harness.ceiling()
   for number, name in enumerate(names, 1):
     print(f'{number}/{len(names)} {name}', flush=True)
-    found[name] = measure(name, told, flags.seconds, about)
+    found[name] = measure(name, told, flags.seconds, flags.processes, about)
     if flags.out:  # after each, for a run may be cut short
       ordered = {name: found[name] for name in CASES if name in found}
       save(flags.out, {**about, 'cases': ordered})
@@ -97,17 +98,16 @@ def benchmark(flags: Flags) -> None:
       report.print_table(table, title)
 
 
-def measure(name: str, settings: Settings, seconds: float, about: dict) -> dict:
-  """Returns a case's figures: `harness.measure`, what is reached, and the bar."""
-  case = CASES[name]
-  with tempfile.TemporaryDirectory() as scratch:
-    settings = dataclasses.replace(settings, scratch=pathlib.Path(scratch))
-    figures = harness.measure(case.make(settings), seconds, case.is_once)
+def measure(name, settings, seconds, processes, about) -> dict:
+  """Returns a case's figures: `harness.summary`, what is reached, and the bar."""
+  # A process of its own each, that neither compiled nor freed memory before.
+  spawn = multiprocessing.get_context('spawn')
+  with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
+    tasks = [pool.submit(timed, name, settings, seconds) for _ in range(processes)]
+    figures = harness.summary([task.result() for task in tasks])
   for contender in figures['contenders'].values():
     contender |= harness.shares(contender, about['ceiling'])
   bar = BARS['cpu' if jax.default_backend() == 'cpu' else 'gpu'].get(name)
-  jax.clear_caches()
-  gc.collect()
   when = {k: about[k] for k in ('date', 'commit')}
   return {**figures, 'bar': bar and bar.judge(figures), **when}
 

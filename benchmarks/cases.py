@@ -1,12 +1,17 @@
 """The cases: a name, what makes the contenders, and what must hold."""
 
+import dataclasses
 import fnmatch
 import functools
+import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
+
 from benchmarks import adapt, founding, input, steps, whole
-from benchmarks.harness import Bar, Contenders
+from benchmarks.harness import Bar, Contenders, Rounds, take_turns
 from benchmarks.steps import Settings
 from tljax.errors import InputError
 
@@ -94,3 +99,13 @@ def choose(patterns: Sequence[str]) -> list[str]:
     if not fnmatch.filter(CASES, pattern):
       raise InputError(f'--cases {pattern}: there is no such case; --list has all')
   return [name for name in CASES if any(fnmatch.fnmatch(name, p) for p in patterns)]
+
+
+def timed(name: str, settings: Settings, seconds: float) -> Rounds:
+  """Times a case in this process."""
+  # What compiles is timed; only 'start' has a cache, in its own processes.
+  jax.config.update('jax_enable_compilation_cache', False)
+  case = CASES[name]
+  with tempfile.TemporaryDirectory() as scratch:
+    settings = dataclasses.replace(settings, scratch=pathlib.Path(scratch))
+    return take_turns(case.make(settings), seconds, case.is_once)

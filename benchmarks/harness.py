@@ -8,7 +8,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -61,7 +61,7 @@ class Bar(NamedTuple):
     """Returns the figure in question and whether it passes; None without the peer.
 
     Args:
-      figures: of `measure`.
+      figures: of `summary`.
     """
     if self.peer is None:
       found = next(iter(figures['contenders'].values()))['median']
@@ -117,14 +117,24 @@ def plan(once: Mapping[str, float], seconds: float) -> tuple[int, int]:
   return min(max(rounds, _ROUNDS[0]), _ROUNDS[1]), steps
 
 
-def measure(contenders: Contenders, seconds: float, once: bool = False) -> dict:
-  """Times the contenders, once with no warm-up, or for about so many seconds.
+class Rounds(NamedTuple):
+  """What a process has timed.
 
-  Returns:
-    'contenders': by name, facts and quartiles of the seconds of a step; 'ratios': by
-    peer, of its time over tljax's, round by round, above 1 where tljax is quicker;
-    'missing': by name, why.
+  Attributes:
+    seconds: by contender, of a step in each round; the first contender is tljax.
+    steps: in a round.
+    facts: by contender, see there.
+    missing: by name, why.
   """
+
+  seconds: Mapping[str, list[float]]
+  steps: int
+  facts: Mapping[str, Mapping[str, float]]
+  missing: Mapping[str, str]
+
+
+def take_turns(contenders: Contenders, seconds: float, once: bool = False) -> Rounds:
+  """Times the contenders, once with no warm-up, or for about so many seconds."""
   missing = {k: v for k, v in contenders.items() if isinstance(v, str)}
   contenders = {k: v for k, v in contenders.items() if k not in missing}
   rounds, steps = 1, 1
@@ -132,19 +142,42 @@ def measure(contenders: Contenders, seconds: float, once: bool = False) -> dict:
     found = alternate(contenders, 1, 1)
     rounds, steps = plan({name: s for name, (s,) in found.items()}, seconds)
   timed = alternate(contenders, rounds, steps, warm=not once)
-  ours, *_ = timed.values()
+  facts = {name: dict(contender.facts) for name, contender in contenders.items()}
+  return Rounds(timed, steps, facts, missing)
+
+
+def summary(processes: Sequence[Rounds]) -> dict:
+  """Returns the figures of a case.
+
+  Args:
+    processes: of the same contenders, each process' own.
+
+  Returns:
+    'contenders': by name, the first process' facts and quartiles of the seconds of a
+    step; 'ratios': by peer, of its time over tljax's, round by round, above 1 where
+    tljax is quicker, and each process' median in 'processes'; 'missing': by name, why.
+  """
+  first = processes[0]
+  ours, *peers = first.seconds
+  ratios = {
+    peer: [np.divide(p.seconds[peer], p.seconds[ours]) for p in processes]
+    for peer in peers
+  }
   return {
-    'rounds': rounds,
-    'steps': steps,
+    'rounds': sum(len(p.seconds[ours]) for p in processes),
+    'steps': first.steps,
     'contenders': {
-      name: {**contenders[name].facts, **quartiles(values)}
-      for name, values in timed.items()
+      name: {**facts, **quartiles(np.concatenate([p.seconds[name] for p in processes]))}
+      for name, facts in first.facts.items()
     },
     'ratios': {
-      name: quartiles([b / a for a, b in zip(ours, values, strict=True)])
-      for name, values in list(timed.items())[1:]
+      peer: {
+        **quartiles(np.concatenate(found)),
+        'processes': [float(np.median(of_one)) for of_one in found],
+      }
+      for peer, found in ratios.items()
     },
-    'missing': missing,
+    'missing': first.missing,
   }
 
 
@@ -241,7 +274,7 @@ def shares(figures: Mapping[str, float], ceiling: Mapping[str, float]) -> dict:
   cache holds what the next one reads.
 
   Args:
-    figures: a contender's, of `measure`.
+    figures: a contender's, of `summary`.
     ceiling: see there.
   """
   return {
@@ -251,7 +284,7 @@ def shares(figures: Mapping[str, float], ceiling: Mapping[str, float]) -> dict:
   }
 
 
-def quartiles(values: list[float]) -> dict[str, float]:
+def quartiles(values: Sequence[float]) -> dict[str, float]:
   """Median and quartiles."""
   low, median, high = np.percentile(values, [25, 50, 75])
   return {'median': float(median), 'low': float(low), 'high': float(high)}

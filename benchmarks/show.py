@@ -8,7 +8,7 @@ from tljax.report import Rows
 
 _OURS, _THEIRS, _BELOW = '#1f6feb', '#8b949e', '#d1242f'
 _COLOURS = {'PyTorch eager': _OURS, 'another peer': _THEIRS, 'below its bar': _BELOW}
-Figures = Mapping[str, Mapping]  # by case, of `harness.measure` and the bar
+Figures = Mapping[str, Mapping]  # by case, of `harness.summary` and the bar
 
 
 def times(figures: Figures) -> Rows:

@@ -70,28 +70,49 @@ def test_rounds_and_steps_fit_in_the_seconds(once, seconds, wanted):
   assert harness.plan(once, seconds) == wanted
 
 
-def test_measured_with_ratios_and_what_is_missing(clock):
-  figures = harness.measure(
+def test_what_a_process_has_timed(clock):
+  found = harness.take_turns(
     {
-      'tljax': Contender(clock.spend(1.0), {'flops': 8.0, 'bytes': 6.0}),
+      'tljax': Contender(clock.spend(1.0), {'flops': 8.0}),
       'torch': Contender(clock.spend(1.5)),
       'torch.compile': 'no compiler',
     },
     seconds=10,
   )
-  assert (figures['rounds'], figures['steps']) == (3, 1)
-  assert figures['ratios']['torch'] == {'median': 1.5, 'low': 1.5, 'high': 1.5}
-  assert figures['missing'] == {'torch.compile': 'no compiler'}
-  ours = figures['contenders']['tljax']
-  assert ours['median'] == 1.0 and ours['flops'] == 8
-  ceiling = {'flops_per_second': 16.0, 'bytes_per_second': 24.0}
-  assert harness.shares(ours, ceiling) == {'of_flops': 0.5, 'of_bytes': 0.25}
-  assert harness.shares(figures['contenders']['torch'], ceiling) == {}
+  assert found.seconds == {'tljax': [1.0] * 3, 'torch': [1.5] * 3}
+  assert found.steps == 1 and found.missing == {'torch.compile': 'no compiler'}
+  assert found.facts == {'tljax': {'flops': 8.0}, 'torch': {}}
 
 
 def test_once_is_without_a_warm_up(clock):
-  figures = harness.measure({'tljax': Contender(clock.spend(60))}, 10, once=True)
-  assert clock.now == 60 == figures['contenders']['tljax']['median']
+  found = harness.take_turns({'tljax': Contender(clock.spend(60))}, 10, once=True)
+  assert clock.now == 60 and found.seconds == {'tljax': [60]}
+
+
+def test_a_summary_is_of_all_rounds_of_all_processes():
+  def process(ours, theirs, flops):
+    facts = {'tljax': {'flops': flops}, 'torch': {}}
+    return harness.Rounds({'tljax': ours, 'torch': theirs}, 2, facts, {'keras': 'why'})
+
+  figures = harness.summary(
+    [process([1.0, 2.0], [3.0, 4.0], 8.0), process([4.0], [4.0], 9.0)]
+  )
+  assert (figures['rounds'], figures['steps']) == (3, 2)
+  assert figures['contenders'] == {
+    'tljax': {'flops': 8.0, 'median': 2.0, 'low': 1.5, 'high': 3.0},
+    'torch': {'median': 4.0, 'low': 3.5, 'high': 4.0},
+  }
+  # Round by round 3, 2 and 1.
+  of_torch = {'median': 2.0, 'low': 1.5, 'high': 2.5, 'processes': [2.5, 1.0]}
+  assert figures['ratios'] == {'torch': of_torch}
+  assert figures['missing'] == {'keras': 'why'}
+
+
+def test_what_is_reached_of_the_ceiling():
+  ceiling = {'flops_per_second': 16.0, 'bytes_per_second': 24.0}
+  figures = {'flops': 8.0, 'bytes': 6.0, 'median': 1.0}
+  assert harness.shares(figures, ceiling) == {'of_flops': 0.5, 'of_bytes': 0.25}
+  assert harness.shares({'median': 1.0}, ceiling) == {}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+from concurrent import futures
 
 import jax
 import pytest
@@ -17,11 +18,21 @@ from tljax import models
 CEILING = {'flops_per_second': 1e10, 'bytes_per_second': 1e10}
 
 
+class Here(futures.Executor):
+  """Runs in this process, where a test may have replaced things."""
+
+  def submit(self, function, *args):
+    task = futures.Future()
+    task.set_result(function(*args))
+    return task
+
+
 @pytest.fixture
 def launch(monkeypatch, capsys):
   """Returns `(*argv) -> (status, standard output, standard error)`."""
   before = signal.getsignal(signal.SIGTERM)
   monkeypatch.setattr(main.harness, 'ceiling', lambda: CEILING)
+  monkeypatch.setattr(main, 'ProcessPoolExecutor', lambda *_, **__: Here())
   monkeypatch.setattr(jax.config, 'update', lambda *_: None)  # the tests' cache
 
   def launch(*argv):
@@ -70,6 +81,17 @@ def test_in_miniature(launch, beside_torch, tmp_path):
   assert '<svg' in out.with_suffix('.svg').read_text()
 
 
+def test_processes_of_their_own(launch, monkeypatch, tmp_path):
+  monkeypatch.setattr(main, 'ProcessPoolExecutor', futures.ProcessPoolExecutor)
+  out = tmp_path / 'figures.json'
+  flags = ('--cases', 'cnn/*', '--seconds', 0.1, '--batch-size', 2, '--out', out)
+  status, _, errors = launch(*flags, '--processes', 2)
+  assert (status, errors) == (0, '')
+  found = json.loads(out.read_text())['cases']['cnn/dann']
+  assert found['rounds'] >= 6  # at least three of each
+  assert all(len(ratio['processes']) == 2 for ratio in found['ratios'].values())
+
+
 def test_the_list_and_the_short_set(launch):
   status, text, _ = launch('--list')
   lines = text.splitlines()
@@ -89,6 +111,7 @@ def test_the_list_and_the_short_set(launch):
   [
     (('--cases', 'magic/*'), 'magic'),
     (('--seconds', 0), '--seconds'),
+    (('--processes', 0), '--processes'),
     (('--batch-size', 0), '--batch-size'),
     (('--peers', 'caffe'), 'caffe'),
     (('--data', 'nowhere'), 'nowhere'),
