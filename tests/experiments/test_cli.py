@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+
+from tljax import models, weights
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ('--model', 'cnn', '--epochs', 1, '--seeds', 1, '--batch-size', 4)
@@ -176,6 +179,20 @@ def test_weights_that_do_not_fit(
   flags = ('--data', f'folder:{pets}', '--weights', path, '--image-size', 33)
   flags += ('--model', 'squeezenet1_1', '--batch-size', 6, '--out', tmp_path / 'run')
   refuse(re.escape(named), script, *flags)
+
+
+@pytest.mark.filterwarnings('ignore:The field .weights. is annotated')
+def test_images_that_do_not_fit(refuse, pets, tmp_path):
+  flags = ('--data', f'folder:{pets}', '--batch-size', 6, '--out', tmp_path / 'run')
+  flags += ('--epochs', 1, '--image-size', 16, '--model')
+  refuse('the images are too small', 'finetune', *flags, 'squeezenet1_1')
+  path = tmp_path / 'lenet.safetensors'
+  variables = models.create('lenet', 10).init(
+    jax.random.key(0), np.zeros((1, 28, 28, 3), 'f')
+  )
+  weights.export(variables, 'lenet', 'tllib', path)
+  named = 'hidden/dense/kernel: the model wants shape .*800'
+  refuse(named, 'finetune', *flags, 'lenet', '--weights', path)
 
 
 @pytest.mark.parametrize('script', ['finetune', 'extract'])

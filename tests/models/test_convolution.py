@@ -46,6 +46,7 @@ DEPTHWISE = [
   ((2, 9, 9, 4), (7, 7, 1, 4), (1, 1), ((3, 3), (3, 3))),
   ((2, 9, 10, 4), (2, 3, 1, 4), (3, 2), 'VALID'),
   ((2, 9, 10, 4), (1, 1, 1, 4), (2, 3), ((0, 1), (1, 0))),
+  ((2, 9, 8, 4), (3, 3, 1, 4), (1, 2), ((-1, 0), (2, -2))),
   ((2, 112, 7, 3), (3, 3, 1, 3), (2, 2), ((0, 1), (1, 1))),  # 56 rows in strips of 28
 ]
 
@@ -253,6 +254,24 @@ def test_groups_and_dilations_are_left_to_xla(options):
   np.testing.assert_allclose(convolve(*given, **options), XLA(*given, **options))
   program = str(jax.make_jaxpr(lambda x: convolve(x, *given[1:], **options))(given[0]))
   assert 'conv_general_dilated' in program
+
+
+def test_what_is_not_made_for_training_is_left_to_xla():
+  x, kernel = jnp.ones((4, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
+  cases = [
+    ((x[:0], kernel), {}),
+    ((x.astype(jnp.int32), kernel.astype(jnp.int32)), {}),
+    ((x, kernel), {'batch_group_count': 2}),
+    (
+      (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)),
+      {'preferred_element_type': jnp.float32},
+    ),
+  ]
+  for (x, kernel), options in cases:
+    given = convolve(x, kernel, (1, 1), 'SAME', **options)
+    wanted = XLA(x, kernel, (1, 1), 'SAME', **options)
+    assert given.dtype == wanted.dtype
+    np.testing.assert_array_equal(given, wanted)
 
 
 @pytest.mark.parametrize('shape', [(8, 16, 16, 3), (2, 28, 28, 3)])

@@ -4,6 +4,14 @@ import numpy as np
 from tljax.models import mlp
 
 
+def test_a_column_of_large_numbers_is_scaled_and_a_constant_one_is_not():
+  time = np.random.default_rng(0).normal(1.7e9, 1e3, 50)
+  rows = np.stack([time, np.full(50, 0.1)], 1)
+  spec = mlp.of_rows(rows, 2).spec
+  np.testing.assert_allclose(spec.mean, rows.mean(0))
+  np.testing.assert_allclose(spec.std, [time.std(), 1])
+
+
 def test_it_is_dense_layers_of_standardised_rows():
   rng = np.random.default_rng(0)
   rows = np.float32(rng.normal([0, 50, 7], [1, 20, 0], (30, 3)))

@@ -63,3 +63,15 @@ def test_gradients_are_torchs_with_ties():
   np.testing.assert_array_equal(given, pooled.detach().numpy().transpose(0, 2, 3, 1))
   wanted = image.grad.numpy().transpose(0, 2, 3, 1)
   np.testing.assert_array_equal(pull(jnp.ones_like(given))[0], wanted)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('settings', [(2, 2, 1), (3, 3, 1), (3, 2, 1), (3, 2, 0)])
+@pytest.mark.parametrize('extent', [(3, 4), (5, 8), (6, 7)])
+def test_overhangs_are_torchs(extent, settings):
+  torch = oracles.torch()
+  x = np.random.default_rng(0).normal(size=(2, *extent, 3)).astype(np.float32)
+  image = torch.tensor(x.transpose(0, 3, 1, 2))
+  wanted = torch.nn.functional.max_pool2d(image, *settings, ceil_mode=True)
+  given = max_pool(jnp.asarray(x), *settings, ceil=True)
+  np.testing.assert_array_equal(given, wanted.numpy().transpose(0, 2, 3, 1))

@@ -148,6 +148,20 @@ def test_more_channels_keep_the_sum_on_a_flat_image(channels):
   np.testing.assert_allclose(adapted.sum(2), kernel.sum(2), rtol=1e-5)
 
 
+def test_six_channels_of_a_network_that_takes_blue_first():
+  """The colours twice give what they gave once."""
+  name, x = 'squeezenet1_1_keras', oracles.images(48)
+  colour, six = (models.create(name, 5, in_channels=n) for n in (3, 6))
+  variables = jax.jit(colour.init)(jax.random.key(0), x)
+  leaves = convert.flatten(variables)
+  adapted = adapt.in_channels(leaves, 'stage1', 6, colour.spec.channels)
+  wanted = colour.apply(variables, x)['stage1']
+  given = six.apply(convert.unflatten(adapted, variables), np.concatenate([x, x], -1))[
+    'stage1'
+  ]
+  np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize('channels', [1, 2, 4, 6])
 def test_input_channels_adapt_as_timm_does(channels):

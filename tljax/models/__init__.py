@@ -70,8 +70,12 @@ def create(
     **options: see `base.Options`, and the family's own.
 
   Raises:
-    InputError: there is no such model, or it has no such option.
+    InputError: there is no such model, it has no such option, or there is no class.
   """
+  if num_classes < 1:
+    raise InputError(
+      f"num_classes={num_classes}: choose 1 or more; the method 'embed' needs no head"
+    )
   try:
     model = family(name).create(name, num_classes, **options)
   except TypeError as error:

@@ -8,11 +8,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tljax.errors import InputError
 from tljax.models.products import Dense
 from tljax.models.unfused import once
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of a `Spec`, as Caffe had it, and Keras for the networks that it took from there.
+CAFFE = {
+  'resize': 224,
+  'mean': (103.939 / 255, 116.779 / 255, 123.68 / 255),
+  'std': (1 / 255,) * 3,
+  'channels': 'BGR',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +57,11 @@ class Spec:
 
   def with_channels(self, count: int) -> 'Spec':
     """The spec for images of another number of channels: grey has the mean of the
-    colours' normalisation, more channels repeat it.
+    colours' normalisation, more channels repeat it, from red on.
     """
 
     def adapt(values):
+      values = values[::-1] if self.channels == 'BGR' else values
       if count == 1:
         return (sum(values) / len(values),)
       return tuple(values[i % len(values)] for i in range(count))
@@ -77,6 +86,10 @@ class Options:
   remat: bool = False
   drop_path: float = 0.0
   frozen_norm: bool = False
+
+  def __post_init__(self):
+    if not 0 <= self.drop_path < 1:
+      raise InputError(f'drop_path={self.drop_path}: it must be in [0, 1)')
 
   def block(self, module: type[nn.Module]) -> Callable:
     """Returns what makes a block, called as `(x, train)`, with remat or not.
@@ -207,12 +220,18 @@ class Classifier(nn.Module):
   bottleneck: nn.Module | None = None
 
   def __call__(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-    """Maps images (N, H, W, C), float32 in [0, 1], to outputs by endpoint."""
+    """Maps images (N, H, W, C), float32 in [0, 1], to outputs by endpoint.
+
+    Raises:
+      InputError: the images are no floats, or too small.
+    """
     outputs = self.embed(images, train=train)
     return {**outputs, 'logits': self.head(outputs, train=train)}
 
   def embed(self, images: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """As `__call__`, but without the head and its logits."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise InputError(f'images of {images.dtype}; they must be floats in [0, 1]')
     if self.spec.channels == 'BGR':
       images = images[..., ::-1]
     shape = (1,) * (images.ndim - 1) + (-1,)

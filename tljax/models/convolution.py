@@ -38,6 +38,7 @@ _FEW = 32  # channels below which XLA's gradient of an image is quicker
 # Bytes of an image's windows, or of all, up to which they pay, and of those that are
 # laid, and kept, at once, by each network that `vmap` maps.
 _WINDOWS, _ALL_WINDOWS, _AT_ONCE = 1 << 18, 1 << 24, 1 << 26
+_KNOWN = {'lhs_dilation', 'rhs_dilation', 'feature_group_count', 'dimension_numbers'}
 _by_xla = contextvars.ContextVar(
   'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
 )
@@ -56,27 +57,34 @@ def convolve(
     x: (N, H, W, C).
     kernel: (height, width, C, features).
     strides, padding: as of `lax.conv_general_dilated`.
-    **options: its others; dilations, and groups of several channels, are left to XLA.
+    **options: its others; what flax's convolution does not give, dilations, and groups
+      of several channels are left to XLA.
 
   Returns:
     (N, H', W', features).
+
+  Raises:
+    InputError: no window fits.
   """
   groups = options.get('feature_group_count', 1)
   dilations = (options.get(f'{side}_dilation') or () for side in ('lhs', 'rhs'))
   plain = (
-    (groups == 1 or groups == x.shape[3] == kernel.shape[3])
+    len(x) > 0
+    and jnp.issubdtype(x.dtype, jnp.floating)
+    and all(options[name] is None for name in options.keys() - _KNOWN)
+    and (groups == 1 or groups == x.shape[3] == kernel.shape[3])
     and not any(set(dilation) - {1} for dilation in dilations)
-    and options.get('precision') is None
   )
   if not plain:
     return _convolve_by_xla(x, kernel, strides, padding, **options)
   size, strides = kernel.shape[:2], tuple(strides)
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
+  extent_of(x.shape, size, strides, padding)  # which may be none
+  if _on_gpu() and groups == 1 and _is_stem(kernel.shape, strides):
+    blocks = _space_to_depth(x, kernel, strides, padding, multiple=8)
+    return _convolve_by_xla(*blocks, (1, 1), 'VALID', **options)
   if not on_cpu():
-    if _on_gpu() and groups == 1 and _is_stem(kernel.shape, strides):
-      blocks = _space_to_depth(x, kernel, strides, padding, multiple=8)
-      return _convolve_by_xla(*blocks, (1, 1), 'VALID', **options)
     return _convolve_by_xla(x, kernel, strides, padding, **options)
   padding = tuple(map(tuple, padding))
   if groups > 1:
@@ -109,7 +117,7 @@ def by_xla():
 
 
 class Conv(nn.Conv):
-  """flax's convolution by `convolve`."""
+  """flax's convolution by `convolve`, of images; derivatives are by reverse mode."""
 
   conv_general_dilated: Callable = convolve
 

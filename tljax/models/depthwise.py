@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tljax.models import products, tiles
-from tljax.models.windows import between, extent_of, reaching, slices
+from tljax.models.windows import between, extent_of, padded, reaching, slices
 
 # Rows of an image that are added up at once, at most and at least: fewer are slower
 # than a reduction. Numbers of a kernel at most: more of either compile for long.
@@ -36,7 +36,7 @@ def convolve(
   Returns:
     (N, H', W', C).
   """
-  wide = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(products.wide(x.dtype))
+  wide = padded(x, padding).astype(products.wide(x.dtype))
   extent = extent_of(x.shape, kernel.shape, strides, padding)
   parts = slices(wide, kernel.shape, strides, extent)
   taps = kernel.reshape(-1, 1, 1, 1, kernel.shape[3]).astype(wide.dtype)
@@ -46,11 +46,10 @@ def convolve(
 def _backward(strides, padding, residuals, grad):
   x, kernel = residuals
   wide = products.wide(grad.dtype)
-  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  kernel_grad = _kernel_gradient(padded, grad, kernel.shape, strides)
-  whole = _spread(grad.astype(wide), kernel.astype(wide), padded.shape, strides)
-  (top, _), (left, _) = padding
-  x_grad = whole[:, top : top + x.shape[1], left : left + x.shape[2]]
+  x = padded(x, padding)
+  kernel_grad = _kernel_gradient(x, grad, kernel.shape, strides)
+  whole = _spread(grad.astype(wide), kernel.astype(wide), x.shape, strides)
+  x_grad = padded(whole, [(-low, -high) for low, high in padding])
   return x_grad.astype(x.dtype), kernel_grad.astype(kernel.dtype)
 
 

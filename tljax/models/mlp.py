@@ -35,8 +35,10 @@ def of_rows(
     num_outputs: classes, or targets of a regression.
     widths: of the hidden layers.
   """
-  mean, std = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
-  std = np.where(std > 1e-6 * abs(mean), std, 1)
+  from sklearn.preprocessing import StandardScaler
+
+  scaler = StandardScaler().fit(rows)
   stages = tuple(f'stage{i + 1}' for i in range(len(widths)))
-  spec = Spec(1, 1, tuple(mean.tolist()), tuple(std.tolist()), stages, widths[-1])
+  mean, std = (tuple(x.tolist()) for x in (scaler.mean_, scaler.scale_))
+  spec = Spec(1, 1, mean, std, stages, widths[-1])
   return Classifier(MLP(tuple(widths)), Linear(num_outputs), spec)

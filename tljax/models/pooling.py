@@ -22,10 +22,19 @@ def max_pool(
     size, stride: of the windows; the stride is no larger.
     padding: on each side.
     ceil: whether windows that overhang the end count, as with PyTorch's ceil_mode.
+
+  Raises:
+    InputError: no window fits.
   """
-  overhang = [-(n + 2 * padding - size) % stride if ceil else 0 for n in x.shape[1:3]]
-  pads = [(padding, padding + more) for more in overhang]
+
+  def overhang(n):
+    more = -(n + 2 * padding - size) % stride if ceil else 0
+    # No window starts beyond the image.
+    return more if padding + more < size else 0
+
+  pads = [(padding, padding + overhang(n)) for n in x.shape[1:3]]
   x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
+  extent_of(x.shape, (size, size), (stride, stride), ((0, 0), (0, 0)))  # some
   return _max_pool(x, size, stride)
 
 

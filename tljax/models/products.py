@@ -23,7 +23,7 @@ def product(
   dense layer's `dot_general`, whose dimension numbers say what is known.
   """
   y = _product(x.reshape(-1, x.shape[-1]), kernel, precision)
-  return y.reshape(*x.shape[:-1], -1)
+  return y.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -45,7 +45,7 @@ _product.defvjp(_forward, _backward)
 
 
 class Dense(nn.Dense):
-  """flax's dense layer by `product`."""
+  """flax's dense layer by `product`; derivatives are by reverse mode."""
 
   dot_general: Callable = product
 

@@ -52,7 +52,8 @@ def quantize(
   provider = qwix.PtqProvider([qwix.QuantizationRule(**rule)])
   quantized = qwix.quantize_model(model, provider, methods=('__call__', 'embed'))
   size = model.spec.input_size
-  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  channels = len(model.spec.mean)
+  images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
   wanted = jax.eval_shape(quantized.init, jax.random.key(0), images)
   params = jax.tree.map(jnp.asarray, variables['params'])
   return quantized, {

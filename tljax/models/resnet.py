@@ -6,7 +6,14 @@ ResNet as Keras does, the stride on the first 1x1, with biases.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
+from tljax.models.base import (
+  CAFFE,
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  Classifier,
+  Linear,
+  Options,
+)
 from tljax.models.base import Spec as _Spec
 from tljax.models.layers import batch_norm, conv
 from tljax.models.layouts import KERAS, TORCH, Layout, Module
@@ -31,11 +38,6 @@ def _spec(parameters, multiply_adds, feature_dim=2048, **changes):
   )
 
 
-_CAFFE = {
-  'mean': (103.939 / 255, 116.779 / 255, 123.68 / 255),
-  'std': (1 / 255,) * 3,
-  'channels': 'BGR',
-}
 SPECS = {
   'resnet18': _spec(11689512, 1814, 512),
   'resnet34': _spec(21797672, 3664, 512),
@@ -44,9 +46,9 @@ SPECS = {
   'resnet152': _spec(60192808, 11514),
   'resnext50_32x4d': _spec(25028904, 4230),
   'wide_resnet50_2': _spec(68883240, 11398),
-  'resnet50_keras': _spec(25583592, 3862, **_CAFFE),
-  'resnet101_keras': _spec(44601832, 7572, **_CAFFE),
-  'resnet152_keras': _spec(60268520, 11283, **_CAFFE),
+  'resnet50_keras': _spec(25583592, 3862, **CAFFE),
+  'resnet101_keras': _spec(44601832, 7572, **CAFFE),
+  'resnet152_keras': _spec(60268520, 11283, **CAFFE),
 }
 _DEPTHS = {
   '18': (2, 2, 2, 2),

@@ -5,7 +5,14 @@ do: with the weights of its authors.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Options, Spec
+from tljax.models.base import (
+  CAFFE,
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  Classifier,
+  Options,
+  Spec,
+)
 from tljax.models.convolution import Conv
 from tljax.models.layouts import KERAS, TORCH, Layout, Module
 from tljax.models.pooling import max_pool
@@ -30,13 +37,7 @@ def _spec(parameters, multiply_adds, **changes):
 SPECS = {
   'squeezenet1_0': _spec(1248424, 819),
   'squeezenet1_1': _spec(1235496, 349),
-  'squeezenet1_1_keras': _spec(
-    1235496,
-    349,
-    mean=(103.939 / 255, 116.779 / 255, 123.68 / 255),
-    std=(1 / 255,) * 3,
-    channels='BGR',
-  ),
+  'squeezenet1_1_keras': _spec(1235496, 349, **{**CAFFE, 'resize': 256}),
 }
 # Width and size of the first convolution.
 _STEMS = {'1_0': (96, 7), '1_1': (64, 3)}

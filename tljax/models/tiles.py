@@ -3,6 +3,7 @@
 So what is made of them stays in a CPU's cache.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -26,6 +27,8 @@ def over_images(
   some = at_once(len(x), most)
   if some == len(x):
     return function(x)
+  if not isinstance(x, jax.core.Tracer):  # a loop is compiled anew at every call
+    return jnp.concatenate([function(x[i : i + some]) for i in range(0, len(x), some)])
 
   def add(results, start):
     part = function(lax.dynamic_slice_in_dim(x, start, some))
@@ -72,10 +75,13 @@ def sum_over_tiles(
   def add(total, number):
     return jax.tree.map(jnp.add, total, part(number)), None
 
+  numbers = range(len(x) // images * strips)
+  if not isinstance(x, jax.core.Tracer):  # as above
+    return functools.reduce(lambda total, n: add(total, n)[0], numbers[1:], part(0))
   start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(part, 0))
-  return lax.scan(add, start, jnp.arange(len(x) // images * strips))[0]
+  return lax.scan(add, start, jnp.asarray(numbers))[0]
 
 
 def divisor(number: int, most: int) -> int:
   """The largest of the number's divisors up to `most`, at least 1."""
-  return max(n for n in range(1, max(1, most) + 1) if number % n == 0)
+  return max(n for n in range(1, max(1, min(most, number)) + 1) if number % n == 0)

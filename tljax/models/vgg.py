@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tljax.models.base import (
+  CAFFE,
   IMAGENET_MEAN,
   IMAGENET_STD,
   Classifier,
@@ -48,12 +49,6 @@ def _spec(parameters, multiply_adds, **changes):
   )
 
 
-_CAFFE = {
-  'resize': 224,
-  'mean': (103.939 / 255, 116.779 / 255, 123.68 / 255),
-  'std': (1 / 255,) * 3,
-  'channels': 'BGR',
-}
 SPECS = {
   'vgg11': _spec(132863336, 7609),
   'vgg13': _spec(133047848, 11308),
@@ -63,8 +58,8 @@ SPECS = {
   'vgg13_bn': _spec(133053736, 11308),
   'vgg16_bn': _spec(138365992, 15470),
   'vgg19_bn': _spec(143678248, 19632),
-  'vgg16_keras': _spec(138357544, 15470, **_CAFFE),
-  'vgg19_keras': _spec(143667240, 19632, **_CAFFE),
+  'vgg16_keras': _spec(138357544, 15470, **CAFFE),
+  'vgg19_keras': _spec(143667240, 19632, **CAFFE),
 }
 
 
@@ -112,7 +107,11 @@ class PooledMLP(FlattenMLP):
 
 
 def create(name: str, num_classes: int, **options) -> Classifier:
-  """Returns the network; Keras' takes images of the published size alone."""
+  """Returns the network.
+
+  Keras' takes images of the published size alone; it has the paper's dropout, which
+  Keras leaves out.
+  """
   options = Options(**options)
   size, _, suffix = name.removeprefix('vgg').partition('_')
   backbone = VGG(_DEPTHS[size], suffix == 'bn', options)

@@ -155,6 +155,11 @@ class Embed(nn.Module):
   def __call__(self, x, train):
     del train
     c, dtype, init = self.config, self.options.dtype, nn.initializers.normal(0.02)
+    if x.shape[1] % c.patch or x.shape[2] % c.patch:
+      raise InputError(
+        f'images of {x.shape[1]} x {x.shape[2]} are no whole patches of {c.patch} '
+        f'pixels a side; resize them to multiples of {c.patch}'
+      )
     x = Conv(
       c.width,
       (c.patch, c.patch),
@@ -251,9 +256,9 @@ def create(
     name: see `SPECS`.
     num_classes: of the head.
     image_size: pixels a side for which the network has positions; by default those
-      that it was published with, and so are published weights'. Other images are
-      taken too, their positions resampled at every call. To train positions of another
-      size, resample the weights' once, by `resize_positions`.
+      that it was published with, and so are published weights'. Other images of whole
+      patches are taken too, their positions resampled at every call. To train positions
+      of another size, resample the weights' once, by `resize_positions`.
     pool: what the features are: 'token', the class token's output, or 'mean', that of
       the patches.
     **options: see `Options`.

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tljax.errors import InputError
+
 
 def extent_of(
   images: Sequence[int],
@@ -18,9 +20,20 @@ def extent_of(
   strides: Sequence[int],
   padding: Sequence[tuple[int, int]],
 ) -> list[int]:
-  """How many windows there are on either axis, by the shapes of images and kernel."""
+  """How many windows there are on either axis, by the shapes of images and kernel.
+
+  Raises:
+    InputError: there are none.
+  """
   sides = zip(images[1:3], kernel[:2], strides, padding, strict=True)
-  return [(n + sum(pads) - size) // stride + 1 for n, size, stride, pads in sides]
+  extent = [(n + sum(pads) - size) // stride + 1 for n, size, stride, pads in sides]
+  if min(extent) < 1:
+    maps, windows = (' x '.join(map(str, s)) for s in (images[1:3], kernel[:2]))
+    raise InputError(
+      f'a layer has maps of {maps} pixels for windows of {windows}; the images are too '
+      'small for this network, resize them'
+    )
+  return extent
 
 
 def padded(x: jax.Array, pads: Sequence[tuple[int, int]]) -> jax.Array:

@@ -124,7 +124,8 @@ def _read(name, source, in_channels):
   except InputError as error:
     raise InputError(f'{source}: {error}') from error
   if in_channels != 3:
-    leaves = adapt.in_channels(leaves, models.spec(name).stages[0], in_channels)
+    spec = models.spec(name)
+    leaves = adapt.in_channels(leaves, spec.stages[0], in_channels, spec.channels)
   return leaves, published
 
 
