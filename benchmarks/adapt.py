@@ -9,15 +9,13 @@ from tljax import adaptation, models
 
 METHODS = ('dann', 'cdan', 'mcd')
 # Of Transfer-Learning-Library's examples: pixels, classes, batch of a domain.
-NETWORKS = {'lenet': (28, 10, 36), 'cnn': (16, 10, 32), 'resnet50': (224, 31, None)}
+NETWORKS = {'lenet': (28, 10, 36), 'cnn': (16, 10, 32), 'resnet50': (224, 31, 36)}
 STRENGTH, MAP_WIDTH = 0.5, 1024  # of the game; of CDAN's random map
 
 
 def adapted(network: str, name: str, settings: steps.Settings) -> Contenders:
   """A step of domain adaptation that trains all weights, beside PyTorch's."""
   pixels, classes, count = NETWORKS[network]
-  if count is None:
-    pixels, count = settings.pixels, settings.photographs
   arrays = steps.draw(settings.batch_size or count, pixels, classes, domains=2)
   batch = jax.tree.map(jnp.asarray, arrays)
   source = {'image': batch['image'], 'label': batch['label']}

@@ -80,7 +80,7 @@ def convolve(
   size, strides = kernel.shape[:2], tuple(strides)
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
-  extent_of(x.shape, size, strides, padding)  # which may be none
+  extent_of(x.shape, size, strides, padding)  # raises where there is no window
   if _on_gpu() and groups == 1 and _is_stem(kernel.shape, strides):
     blocks = _space_to_depth(x, kernel, strides, padding, multiple=8)
     return _convolve_by_xla(*blocks, (1, 1), 'VALID', **options)

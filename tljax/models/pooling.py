@@ -34,7 +34,7 @@ def max_pool(
 
   pads = [(padding, padding + overhang(n)) for n in x.shape[1:3]]
   x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
-  extent_of(x.shape, (size, size), (stride, stride), ((0, 0), (0, 0)))  # some
+  extent_of(x.shape, (size, size), (stride, stride), ((0, 0), (0, 0)))  # raises
   return _max_pool(x, size, stride)
 
 
