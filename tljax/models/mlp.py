@@ -5,9 +5,13 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import numpy as np
+from etils import epy
 
 from tljax.models.base import Classifier, Linear, Spec
 from tljax.models.products import Dense
+
+with epy.lazy_imports():  # it is slow to import
+  from sklearn import preprocessing
 
 
 class MLP(nn.Module):
@@ -35,9 +39,7 @@ def of_rows(
     num_outputs: classes, or targets of a regression.
     widths: of the hidden layers.
   """
-  from sklearn.preprocessing import StandardScaler
-
-  scaler = StandardScaler().fit(rows)
+  scaler = preprocessing.StandardScaler().fit(rows)
   stages = tuple(f'stage{i + 1}' for i in range(len(widths)))
   mean, std = (tuple(x.tolist()) for x in (scaler.mean_, scaler.scale_))
   spec = Spec(1, 1, mean, std, stages, widths[-1])

@@ -112,10 +112,7 @@ def kernel_gradient(
     windows = _windows(padded(x, padding), kernel.shape, strides, extent)
     return products.outer(windows, grad)
 
-  tile = tiles.at_once(len(x), _most(extent, kernel)), extent[0]
-  # Whole images, padded then: so high is a window where there is no padding yet.
-  window = x.shape[1] - extent[0] + 1, 1
-  total = tiles.sum_over_tiles(of_some, x, grad, tile, window)
+  total = tiles.sum_over_images(of_some, x, grad, _most(extent, kernel))
   return total.reshape(kernel.shape)
 
 

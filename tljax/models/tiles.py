@@ -82,6 +82,18 @@ def sum_over_tiles(
   return lax.scan(add, start, jnp.asarray(numbers))[0]
 
 
+def sum_over_images(
+  function: Callable[[jax.Array, jax.Array], ArrayTree],
+  x: jax.Array,
+  grad: jax.Array,
+  most: int,
+) -> ArrayTree:
+  """`sum_over_tiles` of whole images, at most so many at once; they need no padding."""
+  rows = grad.shape[1]
+  tile, window = (at_once(len(x), most), rows), (x.shape[1] - rows + 1, 1)
+  return sum_over_tiles(function, x, grad, tile, window)
+
+
 def divisor(number: int, most: int) -> int:
   """The largest of the number's divisors up to `most`, at least 1."""
   return max(n for n in range(1, max(1, min(most, number)) + 1) if number % n == 0)

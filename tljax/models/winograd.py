@@ -79,7 +79,6 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
     (3, 3, C, features).
   """
   channels, features = x.shape[3], grad.shape[3]
-  some = tiles.at_once(len(x), _most(grad.shape, (channels, features), x.dtype))
 
   def of_some(x, grad):
     x, grad = _even(x, padding), _even(grad, ((0, 0), (0, 0)))
@@ -87,10 +86,8 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, padding: Pads) -> jax.Array:
     pairs = zip(*sums, strict=True)
     return jnp.stack([given @ met.reshape(-1, channels) for given, met in pairs])
 
-  # Whole images, padded then: so high is a window where there is no padding yet.
-  rows = grad.shape[1]
-  window = x.shape[1] - rows + 1, 1
-  total = tiles.sum_over_tiles(of_some, x, grad, (some, rows), window)
+  most = _most(grad.shape, (channels, features), x.dtype)
+  total = tiles.sum_over_images(of_some, x, grad, most)
   return _on_kernel(_G.T, total).reshape(3, 3, features, channels).swapaxes(2, 3)
 
 
