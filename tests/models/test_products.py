@@ -30,6 +30,14 @@ def test_the_narrower_is_the_left_one_on_a_cpu(monkeypatch, widths, devices):
   assert f'f32[{rows},{columns}]' in line
 
 
+def test_factors_as_they_lie(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  x, grad = jnp.ones((64, 8)), jnp.ones((64, 4))
+  with products.as_they_lie():
+    program = jax.jit(lambda *a: products.outer(*a)).lower(x, grad).compile().as_text()
+  assert 'f32[8,4]' in next(line for line in program.splitlines() if ' dot(' in line)
+
+
 def test_half_precision_is_summed_in_single():
   ones = jnp.ones((1000, 1), jnp.bfloat16)
   given = products.outer(ones, ones)
