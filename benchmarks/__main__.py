@@ -98,7 +98,9 @@ def benchmark(flags: Flags) -> None:
       report.print_table(table, title)
 
 
-def measure(name, settings, seconds, processes, about) -> dict:
+def measure(
+  name: str, settings: Settings, seconds: float, processes: int, about: dict
+) -> dict:
   """Returns a case's figures: `harness.summary`, what is reached, and the bar."""
   # A process of its own each, that neither compiled nor freed memory before.
   spawn = multiprocessing.get_context('spawn')

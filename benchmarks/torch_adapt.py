@@ -71,7 +71,7 @@ def adaptation(network, name, width, classes, strength, map_width, is_compiled=F
     twins.placed(nn.Linear(width, classes)),
   ]
   if is_compiled:
-    backbone = twins.compiled(backbone)
+    backbone = torch.compile(backbone)
   if name == 'mcd':
     modules.append(twins.placed(nn.Linear(width, classes)))
     heads = modules[1:]

@@ -204,16 +204,10 @@ def supervised(network, strategy, width, classes, rank, is_compiled=False):
       module.requires_grad_(True).train()
   modules = [backbone, head]
   if is_compiled:
-    backbone = compiled(backbone)
+    backbone = torch.compile(backbone)
   if strategy == 'features':
     return features_step(backbone), modules[:1]
   return supervised_step(backbone, head, sgd(*modules), strategy == 'head'), modules
-
-
-def compiled(module):
-  """As in a new process: with other batches before, shapes would be dynamic."""
-  torch.compiler.reset()
-  return torch.compile(module)
 
 
 def first_step(network, strategy, width, classes, rank, count, pixels):

@@ -37,7 +37,7 @@ def _spec(parameters, multiply_adds, **changes):
 SPECS = {
   'squeezenet1_0': _spec(1248424, 819),
   'squeezenet1_1': _spec(1235496, 349),
-  'squeezenet1_1_keras': _spec(1235496, 349, **{**CAFFE, 'resize': 256}),
+  'squeezenet1_1_keras': _spec(1235496, 349, **(CAFFE | {'resize': 256})),
 }
 # Width and size of the first convolution.
 _STEMS = {'1_0': (96, 7), '1_1': (64, 3)}
