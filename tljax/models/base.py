@@ -1,7 +1,7 @@
 """What every architecture shares: the input spec, the options, classifier, heads."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -68,6 +68,21 @@ class Spec:
 
     changes = {'mean': adapt(self.mean), 'std': adapt(self.std), 'channels': 'RGB'}
     return dataclasses.replace(self, **changes)
+
+
+def imagenet(
+  stages: Sequence[str],
+  feature_dim: int,
+  parameters: int,
+  multiply_adds: int,
+  **changes,
+) -> Spec:
+  """Returns the spec of a network as torchvision publishes one of ImageNet's images;
+  `changes` are what is otherwise.
+  """
+  spec = Spec(224, 256, IMAGENET_MEAN, IMAGENET_STD, tuple(stages), feature_dim)
+  figures = {'parameters': parameters, 'multiply_adds': multiply_adds}
+  return dataclasses.replace(spec, **figures, **changes)
 
 
 @dataclasses.dataclass(frozen=True)

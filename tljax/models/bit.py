@@ -7,17 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.models.base import Classifier, Linear, Options
-from tljax.models.base import Spec as _Spec
+from tljax.models.base import Classifier, Linear, Options, imagenet
 from tljax.models.convolution import convolve
 from tljax.models.layouts import CONV_AS_DENSE, FLAX, TORCH, Layout, Module, reshape
 from tljax.models.pooling import max_pool
 
 
 def _spec(factor, parameters, multiply_adds):
-  return _Spec(
-    input_size=224,
-    resize=256,
+  return imagenet(
     mean=(0.5,) * 3,
     std=(0.5,) * 3,
     stages=('stem', 'stage1', 'stage2', 'stage3', 'stage4', 'norm'),

@@ -5,18 +5,15 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
-from tljax.models.base import Spec as _Spec
+from tljax.models.base import Classifier, Linear, Options, imagenet
 from tljax.models.layers import Stage, batch_norm, conv
 from tljax.models.layouts import TORCH, Layout, Module
 
 
 def _spec(parameters, multiply_adds):
-  return _Spec(
+  return imagenet(
     input_size=32,
     resize=32,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
     stages=('stem', 'stage1', 'stage2', 'stage3'),
     feature_dim=64,
     classes=10,

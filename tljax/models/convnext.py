@@ -5,8 +5,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
-from tljax.models.base import Spec as _Spec
+from tljax.models.base import Classifier, Linear, Options, imagenet
 from tljax.models.convolution import Conv
 from tljax.models.layers import DropPath, conv, dense, layer_norm
 from tljax.models.layouts import KERAS, TORCH, Layout, Module, Tensor, reshape
@@ -14,11 +13,8 @@ from tljax.models.norms import gelu
 
 
 def _spec(resize, parameters, multiply_adds, feature_dim):
-  return _Spec(
-    input_size=224,
+  return imagenet(
     resize=resize,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
     stages=('stem', 'stage1', 'stage2', 'stage3', 'stage4', 'norm'),
     feature_dim=feature_dim,
     parameters=parameters,

@@ -5,19 +5,15 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
-from tljax.models.base import Spec as _Spec
+from tljax.models.base import Classifier, Linear, Options, imagenet
 from tljax.models.layers import batch_norm, conv
 from tljax.models.layouts import KERAS, TORCH, Layout, Module
 from tljax.models.pooling import max_pool
 
 
 def _spec(feature_dim, parameters, multiply_adds, resize=256):
-  return _Spec(
-    input_size=224,
+  return imagenet(
     resize=resize,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
     stages=('stem', 'stage1', 'stage2', 'stage3', 'stage4', 'norm'),
     feature_dim=feature_dim,
     parameters=parameters,

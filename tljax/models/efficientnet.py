@@ -7,12 +7,10 @@ import math
 import flax.linen as nn
 
 from tljax.models.base import (
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   Classifier,
   DropoutLinear,
   Options,
-  Spec,
+  imagenet,
 )
 from tljax.models.inverted import (
   InvertedNet,
@@ -70,11 +68,9 @@ def _stages(size):
 
 
 def _spec(size, input_size, resize, parameters, multiply_adds):
-  return Spec(
+  return imagenet(
     input_size=input_size,
     resize=resize,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
     stages=stage_names(_stages(size)),
     feature_dim=divisible(1280 * _SCALES[size][0]),
     interpolation='bicubic',

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tljax.errors import InputError
-from tljax.models.base import Classifier, Linear, Options, Spec
+from tljax.models.base import Classifier, Linear, Options, imagenet
 from tljax.models.convolution import Conv
 from tljax.models.layers import DropPath, dense, layer_norm
 from tljax.models.layouts import FLAX, TORCH, Layout, Module
@@ -13,9 +13,7 @@ from tljax.models.norms import gelu
 _PATCH, _WIDTH, _DEPTH = 16, 768, 12
 _TOKENS, _CHANNELS = 384, 3072  # inner widths of the two perceptrons
 SPECS = {
-  'mixer_b16_224': Spec(
-    input_size=224,
-    resize=256,
+  'mixer_b16_224': imagenet(
     mean=(0.5,) * 3,
     std=(0.5,) * 3,
     stages=('stem', *(f'block{i + 1}' for i in range(_DEPTH)), 'norm'),

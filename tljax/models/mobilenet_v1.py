@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tljax.models.base import Classifier, DropoutLinear, Options, Spec
+from tljax.models.base import Classifier, DropoutLinear, Options, imagenet
 from tljax.models.inverted import POINTWISE_AS_DENSE, ConvNorm, Variant, conv_norm
 from tljax.models.layers import Stage
 from tljax.models.layouts import DEPTHWISE, KERAS, Layout, Module, Tensor
@@ -17,8 +17,7 @@ _END = _SAME._replace(padding=((0, 1), (0, 1)))
 
 
 def _spec(quarters, parameters, multiply_adds):
-  return Spec(
-    input_size=224,
+  return imagenet(
     resize=224,
     mean=(0.5,) * 3,
     std=(0.5,) * 3,

@@ -7,13 +7,11 @@ import itertools
 import flax.linen as nn
 
 from tljax.models.base import (
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   Classifier,
   DropoutLinear,
   Linear,
   Options,
-  Spec,
+  imagenet,
 )
 from tljax.models.inverted import (
   InvertedNet,
@@ -58,19 +56,13 @@ def _stages(gluon=False):
   return tuple(stages)
 
 
-def _spec(**changes):
-  return Spec(
-    **{
-      'input_size': 224,
-      'resize': 256,
-      'mean': IMAGENET_MEAN,
-      'std': IMAGENET_STD,
-      'stages': stage_names(_stages()),
-      'feature_dim': 1280,
-      'parameters': 3504872,
-      'multiply_adds': 301,
-      **changes,
-    }
+def _spec(parameters=3504872, multiply_adds=301, **changes):
+  return imagenet(
+    stages=stage_names(_stages()),
+    feature_dim=1280,
+    parameters=parameters,
+    multiply_adds=multiply_adds,
+    **changes,
   )
 
 

@@ -5,12 +5,10 @@ another epsilon of batch norm, and as TensorFlow and Keras do.
 import flax.linen as nn
 
 from tljax.models.base import (
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   Classifier,
   DropoutLinear,
   Options,
-  Spec,
+  imagenet,
 )
 from tljax.models.inverted import (
   POINTWISE_AS_DENSE,
@@ -76,18 +74,12 @@ def _spec(size, **changes):
     'small': (1024, 2542856, 57),
     'large': (1280, 5483032, 217),
   }[size]
-  return Spec(
-    **{
-      'input_size': 224,
-      'resize': 256,
-      'mean': IMAGENET_MEAN,
-      'std': IMAGENET_STD,
-      'stages': stage_names(_stages(size), hidden=True),
-      'feature_dim': hidden,
-      'parameters': parameters,
-      'multiply_adds': multiply_adds,
-      **changes,
-    }
+  return imagenet(
+    stages=stage_names(_stages(size), hidden=True),
+    feature_dim=hidden,
+    parameters=parameters,
+    multiply_adds=multiply_adds,
+    **changes,
   )
 
 

@@ -8,13 +8,11 @@ import jax.numpy as jnp
 
 from tljax.models.base import (
   CAFFE,
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   Classifier,
   Linear,
   Options,
+  imagenet,
 )
-from tljax.models.base import Spec as _Spec
 from tljax.models.layers import batch_norm, conv
 from tljax.models.layouts import KERAS, TORCH, Layout, Module
 from tljax.models.pooling import max_pool
@@ -23,18 +21,12 @@ _STAGES = ('stem', 'stage1', 'stage2', 'stage3', 'stage4')
 
 
 def _spec(parameters, multiply_adds, feature_dim=2048, **changes):
-  return _Spec(
-    **{
-      'input_size': 224,
-      'resize': 256,
-      'mean': IMAGENET_MEAN,
-      'std': IMAGENET_STD,
-      'stages': _STAGES,
-      'feature_dim': feature_dim,
-      'parameters': parameters,
-      'multiply_adds': multiply_adds,
-      **changes,
-    }
+  return imagenet(
+    stages=_STAGES,
+    feature_dim=feature_dim,
+    parameters=parameters,
+    multiply_adds=multiply_adds,
+    **changes,
   )
 
 

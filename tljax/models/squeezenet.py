@@ -7,11 +7,9 @@ import jax.numpy as jnp
 
 from tljax.models.base import (
   CAFFE,
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   Classifier,
   Options,
-  Spec,
+  imagenet,
 )
 from tljax.models.convolution import Conv
 from tljax.models.layouts import KERAS, TORCH, Layout, Module
@@ -19,18 +17,12 @@ from tljax.models.pooling import max_pool
 
 
 def _spec(parameters, multiply_adds, **changes):
-  return Spec(
-    **{
-      'input_size': 224,
-      'resize': 256,
-      'mean': IMAGENET_MEAN,
-      'std': IMAGENET_STD,
-      'stages': ('stage1', 'stage2', 'stage3', 'stage4'),
-      'feature_dim': 512,
-      'parameters': parameters,
-      'multiply_adds': multiply_adds,
-      **changes,
-    }
+  return imagenet(
+    stages=('stage1', 'stage2', 'stage3', 'stage4'),
+    feature_dim=512,
+    parameters=parameters,
+    multiply_adds=multiply_adds,
+    **changes,
   )
 
 

@@ -8,19 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.models.attention import attend
-from tljax.models.base import IMAGENET_MEAN, IMAGENET_STD, Classifier, Linear, Options
-from tljax.models.base import Spec as _Spec
+from tljax.models.base import Classifier, Linear, Options, imagenet
 from tljax.models.convolution import Conv
 from tljax.models.layers import DropPath, dense, layer_norm
 from tljax.models.layouts import TORCH, Layout, Module, Tensor
 from tljax.models.norms import gelu
 
 SPECS = {
-  'swin_t': _Spec(
-    input_size=224,
+  'swin_t': imagenet(
     resize=232,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
     stages=('stem', 'stage1', 'stage2', 'stage3', 'stage4', 'norm'),
     feature_dim=768,
     interpolation='bicubic',

@@ -5,12 +5,10 @@ import jax.numpy as jnp
 
 from tljax.models.base import (
   CAFFE,
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   Classifier,
   FlattenMLP,
   Options,
-  Spec,
+  imagenet,
 )
 from tljax.models.layers import batch_norm, conv
 from tljax.models.layouts import (
@@ -34,18 +32,12 @@ _DEPTHS = {
 
 
 def _spec(parameters, multiply_adds, **changes):
-  return Spec(
-    **{
-      'input_size': 224,
-      'resize': 256,
-      'mean': IMAGENET_MEAN,
-      'std': IMAGENET_STD,
-      'stages': tuple(f'stage{i + 1}' for i in range(5)),
-      'feature_dim': 512,
-      'parameters': parameters,
-      'multiply_adds': multiply_adds,
-      **changes,
-    }
+  return imagenet(
+    stages=tuple(f'stage{i + 1}' for i in range(5)),
+    feature_dim=512,
+    parameters=parameters,
+    multiply_adds=multiply_adds,
+    **changes,
   )
 
 

@@ -15,12 +15,10 @@ import jax.numpy as jnp
 from tljax.errors import InputError
 from tljax.models.attention import attend
 from tljax.models.base import (
-  IMAGENET_MEAN,
-  IMAGENET_STD,
   Classifier,
   Linear,
   Options,
-  Spec,
+  imagenet,
 )
 from tljax.models.convolution import Conv
 from tljax.models.layers import DropPath, dense, layer_norm
@@ -49,21 +47,15 @@ _NAME = re.compile(
 )
 
 
-def _spec(name, parameters, multiply_adds, **changes):
+def _spec(name, parameters, multiply_adds, interpolation='bicubic', **changes):
   c = _config(name)
-  return Spec(
-    **{
-      'input_size': 224,
-      'resize': 256,
-      'mean': IMAGENET_MEAN,
-      'std': IMAGENET_STD,
-      'stages': ('embed', *(f'block{i + 1}' for i in range(c.depth)), 'norm'),
-      'feature_dim': c.width,
-      'interpolation': 'bicubic',
-      'parameters': parameters,
-      'multiply_adds': multiply_adds,
-      **changes,
-    }
+  return imagenet(
+    stages=('embed', *(f'block{i + 1}' for i in range(c.depth)), 'norm'),
+    feature_dim=c.width,
+    interpolation=interpolation,
+    parameters=parameters,
+    multiply_adds=multiply_adds,
+    **changes,
   )
 
 
