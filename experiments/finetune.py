@@ -41,7 +41,7 @@ class Flags(cli.Few, cli.TrainingFlags):
   mix: Literal['none', 'mixup', 'cutmix', 'both'] = 'none'
   """Blend of training images and labels."""
   dry_run: bool = False
-  """Train nothing; show what would, and memory."""
+  """Only show what would train, and memory."""
 
   def optimizer(self, steps: int, spec: models.Spec) -> optax.GradientTransformation:
     """Returns AdamW along a cosine over `steps`, slower further down."""

@@ -28,6 +28,8 @@ class Machine:
   """Of this one, from 0."""
   profile: str | None = None
   """FIRST:STOP, the steps of a trace in --out."""
+  per_call: int = 1
+  """Steps in a call of a GPU or TPU."""
   debug_nans: bool = False
   """Stop in the operation that makes a NaN."""
 
@@ -35,6 +37,8 @@ class Machine:
   def at_work(self) -> Iterator[None]:
     """Joins the other processes, of which the first alone prints."""
     self._window()  # complains now rather than after the data
+    if self.per_call < 1:
+      raise InputError(f'--per-call is {self.per_call}; choose 1 or more')
     processes.start(self.coordinator, self.processes, self.process_id)
     if self.debug_nans:
       jax.config.update('jax_debug_nans', True)
@@ -51,7 +55,8 @@ class Machine:
   def options(self) -> dict:
     """What `train.fit` takes of it."""
     mesh = self.mesh and sharding.parse_mesh(self.mesh)
-    return {'mesh': mesh, 'profile': self._window()}
+    each = {'profile': self._window(), 'steps_per_call': self.per_call}
+    return {'mesh': mesh, **each}
 
   def _window(self):
     if self.profile is None:

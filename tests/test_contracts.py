@@ -98,6 +98,13 @@ def test_compiles_once_and_donates_its_state(first, devices):
   assert first[devices].donated
 
 
+def test_a_step_leaves_a_state_of_the_same_types(method, init, stream):
+  """So that a loop on the device may carry it."""
+  before = jax.eval_shape(lambda: init())
+  after, _ = jax.eval_shape(method.step, before, stream(0))
+  chex.assert_trees_all_equal(before, after)
+
+
 def test_the_seed_fixes_every_bit(first, init, fit, raw):
   again, other = (raw(fit(init(seed), 5)[0]) for seed in (0, 1))
   assert raw(first[1].state) == again

@@ -2,12 +2,14 @@
 
 import collections
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tljax import processes, sharding, sweep, watch
@@ -39,6 +41,7 @@ def fit(
   is_sound: Callable[[TrainState], jax.Array] = all_finite,
   mesh: jax.sharding.Mesh | None = None,
   profile: tuple[int, int] | None = None,
+  steps_per_call: int = 1,
 ) -> tuple[TrainState, list[dict]]:
   """Trains until `steps` steps are completed.
 
@@ -62,6 +65,9 @@ def fit(
     mesh: devices that share each batch, and the state too along its axis 'fsdp'; by
       default all of them share the batch alone.
     profile: first step, and the one after the last, of a trace in `run`'s profile/.
+    steps_per_call: how many the device takes by itself before it turns to the host, for
+      short ones on a GPU or TPU; on a CPU convolutions in such a loop are slow. What
+      is left over before a record is taken one by one.
 
   Returns:
     The last state, and the records: dicts with 'step', 'seconds' of training since
@@ -76,11 +82,14 @@ def fit(
   every = every or max(1, steps // 10)
   shardings = sharding.of_state(state, mesh)
   state = sharding.put(state, shardings)
-  step_fn = jax.jit(
-    method.step,
-    donate_argnums=0,
-    in_shardings=(shardings, sharding.of_batch(mesh)),
-    out_shardings=(shardings, sharding.replicated(mesh)),
+  step_fn, steps_fn = (
+    jax.jit(
+      function,
+      donate_argnums=0,
+      in_shardings=(shardings, sharding.of_batch(mesh)),
+      out_shardings=(shardings, sharding.replicated(mesh)),
+    )
+    for function in (method.step, _in_turn(method.step))
   )
   with contextlib.ExitStack() as stack:
     checkpoints = None
@@ -95,14 +104,15 @@ def fit(
     under_way = collections.deque()
 
     def settle(most=0):
-      """Waits until at most so many steps are under way; their losses are finite."""
+      """Waits until at most so many calls are under way; their losses are finite."""
       while len(under_way) > most:
-        completed, loss = under_way.popleft()
-        if not math.isfinite(loss := watcher.completed(completed, loss)):
-          raise Diverged(
-            f'{name}: the loss is {loss} at step {completed}, the first such; '
-            'lower the learning rate'
-          )
+        call, losses = under_way.popleft()
+        for step, loss in zip(call, watcher.completed(call, losses), strict=True):
+          if not math.isfinite(loss):
+            raise Diverged(
+              f'{name}: the loss is {loss} at step {step + 1}, the first such; '
+              'lower the learning rate'
+            )
 
     def keep(completed, figure=None):
       settle()
@@ -117,23 +127,27 @@ def fit(
 
     ahead = stack.enter_context(_ahead(batches, first, steps, mesh))
     stack.enter_context(watch.full_memory_explained(name))
-    for step in range(first, steps):
-      watcher.step(step)
+    for call in _calls(first, steps, every, steps_per_call):
+      watcher.begins(call)
       try:
         with watcher.spending('input'):
-          batch = next(ahead)
+          parts = [next(ahead) for _ in call]
       except InputError:
         if jax.process_count() == 1:  # others may have read theirs, and go on
-          keep(step)
+          keep(call.start)
         raise
       with watcher.spending('step'):
-        state, metrics = step_fn(state, batch)
-      completed = step + 1
-      under_way.append((completed, metrics['loss']))
-      settle(_IN_FLIGHT)
+        if len(call) == 1:
+          state, metrics = step_fn(state, *parts)
+        else:
+          state, metrics = steps_fn(state, parts)
+      completed = call.stop
+      under_way.append((call, metrics['loss']))
+      settle(max(1, _IN_FLIGHT // steps_per_call))
       if completed % every == 0 or completed == steps:
         settle()
-        record = {'step': completed, **{k: float(v) for k, v in metrics.items()}}
+        last = {k: float(np.ravel(v)[-1]) for k, v in metrics.items()}
+        record = {'step': completed, **last}
         paused = time.perf_counter()
         record['seconds'] = round(paused - started, 3)
         with watcher.spending('evaluation'):
@@ -151,6 +165,29 @@ def fit(
       with watcher.spending('save'):
         checkpoints.wait()
   return state, records
+
+
+def _calls(start, stop, every, most):
+  """Ranges of the steps that one call takes: `most` of them, or one.
+
+  No call holds a record but at its end, and they are the same wherever a run starts.
+  """
+  while start < stop:
+    end = start + most
+    is_whole = start % every % most == 0 and end <= stop
+    is_whole = is_whole and start // every == (end - 1) // every
+    yield range(start, end if is_whole else start + 1)
+    start = end if is_whole else start + 1
+
+
+@functools.lru_cache(maxsize=16)  # one function, so that jax.jit compiles it but once
+def _in_turn(step):
+  """`(state, batches) -> (state, metrics)`: a step of each, and (k,) of each figure."""
+
+  def steps(state, batches):
+    return jax.lax.scan(step, state, jax.tree.map(lambda *x: jnp.stack(x), *batches))
+
+  return steps
 
 
 @contextlib.contextmanager

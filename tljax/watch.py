@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from tljax import processes
 from tljax.errors import InputError
@@ -55,22 +56,23 @@ class Watch:
     finally:
       self.seconds[kind] += time.perf_counter() - began
 
-  def step(self, step: int) -> None:
-    """Begins or ends the trace, where it is time; `step` is about to be taken."""
+  def begins(self, steps: range) -> None:
+    """Begins or ends the trace, where it is time; these are about to be taken."""
     if not self._window:
       return
     first, stop = self._window
-    if not self._tracing and first <= step < stop:
+    if not self._tracing and first < steps.stop and steps.start < stop:
       jax.profiler.start_trace(self._run.folder / 'profile' / self._name)
       self._tracing = True
-    elif self._tracing and step >= stop:
+    elif self._tracing and steps.start >= stop:
       self._end_trace()
 
-  def completed(self, step: int, loss: jax.Array) -> float:
-    """Waits for the loss of a step, draws the progress and returns it."""
+  def completed(self, steps: range, losses: jax.Array) -> np.ndarray:
+    """Waits for the losses of these steps, draws the progress and returns them."""
     with self.spending('step'):
-      self._bar.update(step, loss)
-      return float(loss)
+      losses = np.atleast_1d(losses)
+      self._bar.update(steps.stop, losses[-1])
+      return losses
 
   def record(self, record: dict) -> None:
     """Writes a record's numbers for TensorBoard."""

@@ -16,7 +16,7 @@ def test_a_window_that_is_none(profile):
 
 
 def test_options_are_those_of_fit():
-  assert Machine().options() == {'mesh': None, 'profile': None}
+  assert Machine().options() == {'mesh': None, 'profile': None, 'steps_per_call': 1}
   options = Machine(mesh='data=4,fsdp=2', profile='10:20').options()
   assert options['profile'] == (10, 20)
   assert dict(options['mesh'].shape) == {'data': 4, 'fsdp': 2}
