@@ -5,7 +5,8 @@ that changes during training is in one `TrainState`, a pytree: it can be jitted,
 sharded, donated, saved and resumed without knowing which method made it.
 
 A model is anything with flax linen's `init` and `apply` that returns its outputs
-by endpoint: `model.apply(variables, images, train=False)['logits']`.
+by endpoint: `model.apply(variables, images, train=False)['logits']`. It may have
+`hold(variables)`, which brings given ones into the form that its `init` has.
 """
 
 import functools
@@ -117,6 +118,7 @@ def complete_variables(
   init = _jitted_init(model)
   if not variables:
     return dict(init(key, images))
+  variables = model.hold(variables) if hasattr(model, 'hold') else variables
   wanted = jax.eval_shape(init, key, images)
   unknown = sorted(set(variables) - set(wanted))
   if unknown:
@@ -229,6 +231,54 @@ def predict_with(model: Any) -> Callable[[TrainState, jax.Array], jax.Array]:
   return predict
 
 
+def value_and_grad(loss_fn: Callable) -> Callable:
+  """As jax's, of a loss with results beside it; integers' gradients are zeros.
+
+  They are frozen, such as kernels in int8, but an optimiser takes whole trees.
+  """
+  gradient = jax.value_and_grad(loss_fn, has_aux=True, allow_int=True)
+
+  def value_and_zeros(params, *args):
+    value, grads = gradient(params, *args)
+    return value, jax.tree.map(
+      lambda leaf, grad: grad if can_move(leaf) else jnp.zeros_like(leaf), params, grads
+    )
+
+  return value_and_zeros
+
+
+def can_move(leaf: jax.Array) -> bool:
+  """Whether the leaf can: one of integers is frozen."""
+  return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def follow(old: Any, new: Any, share: float | jax.Array) -> Any:
+  """Returns the tree that has gone a share of the way from `old` to `new`.
+
+  Every leaf keeps its dtype, and what is frozen in bfloat16 or integers its bits.
+  """
+
+  def move(old, new):
+    if not can_move(old):
+      return old
+    wide = jnp.promote_types(old.dtype, jnp.float32)
+    average = optax.incremental_update(new.astype(wide), old.astype(wide), share)
+    return average.astype(old.dtype)
+
+  return jax.tree.map(move, old, new)
+
+
+def _apply_updates(params, updates):
+  def check(path, leaf, update):
+    if not can_move(leaf) and update.dtype != leaf.dtype:  # of `set_to_zero` it is
+      raise InputError(
+        f'{path_name(path)} is of {leaf.dtype}, which cannot train; freeze it'
+      )
+
+  jax.tree_util.tree_map_with_path(check, params, updates)
+  return optax.apply_updates(params, updates)
+
+
 def gradient_step(
   loss_fn: LossFn, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -236,12 +286,12 @@ def gradient_step(
 
   def step(state, batch):
     rng = jax.random.fold_in(state.rng, state.step)
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    gradient = value_and_grad(loss_fn)
     (loss, (model_state, metrics)), grads = gradient(state.params, state, batch, rng)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=_apply_updates(state.params, updates),
       model_state=model_state,
       opt_state=opt_state,
     )
@@ -274,12 +324,11 @@ def group_step(
       return loss_fn({**state.params, **mine}, state, batch, rng)
 
     mine = {part: tree for part, tree in state.params.items() if moves(part)}
-    gradient = jax.value_and_grad(loss_of, has_aux=True)
-    (loss, (model_state, metrics)), grads = gradient(mine)
+    (loss, (model_state, metrics)), grads = value_and_grad(loss_of)(mine)
     before = _set_schedules(state.opt_state, state.step)
     updates, opt_state = optimizer.update(grads, before, state.params)
     state = state.replace(
-      params=state.params | optax.apply_updates(mine, updates),
+      params=state.params | _apply_updates(mine, updates),
       model_state=model_state,
       opt_state=opt_state,
     )

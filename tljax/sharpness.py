@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax.method import LossFn
+from tljax.method import LossFn, can_move, value_and_grad
 
 
 def sharpness_aware(loss_fn: LossFn, radius: float) -> LossFn:
@@ -21,10 +21,16 @@ def sharpness_aware(loss_fn: LossFn, radius: float) -> LossFn:
 
   def loss(params, state, batch, rng):
     here = jax.lax.stop_gradient(params)
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (value, aux), grads = gradient(here, state, batch, rng)
-    scale = radius / jnp.maximum(optax.tree.norm(grads), 1e-12)
-    around = optax.tree.add_scale(params, scale, grads)
+    (value, aux), grads = value_and_grad(loss_fn)(here, state, batch, rng)
+    norm = optax.tree.norm(list(filter(can_move, jax.tree.leaves(grads))))
+    scale = radius / jnp.maximum(norm, 1e-12)
+    around = jax.tree.map(
+      lambda leaf, grad: (
+        leaf + (scale * grad).astype(leaf.dtype) if can_move(leaf) else leaf
+      ),
+      params,
+      grads,
+    )
     perturbed, _ = loss_fn(around, state, batch, rng)
     return value + perturbed - jax.lax.stop_gradient(perturbed), aux
 

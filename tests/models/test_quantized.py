@@ -1,11 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests import oracles
-from tljax import models, weights
+from tljax import models, train, weights
 from tljax.extraction.features import extract
+from tljax.finetuning import labels, plain
 from tljax.models.quantized import quantize
 
 
@@ -69,3 +71,15 @@ def test_features_are_near_those_of_floats(name):
   assert jax.tree.structure(variables['params']['head']) == jax.tree.structure(
     small['params']['head']
   )
+
+
+def test_a_head_trains_on_it(one_device):
+  model, images = models.create('cnn', 5), oracles.images(32, 8)
+  model, small = quantize(model, jax.jit(model.init)(jax.random.key(0), images))
+  method = plain.method(*labels.freeze(model, optax.adamw(0.1), 'backbone/.*'))
+  batch = {'image': np.asarray(images), 'label': np.arange(8, dtype=np.int32) % 5}
+  state = method.init(jax.random.key(1), small, batch)
+  state, records = train.fit(method, state, lambda _: batch, 20, mesh=one_device)
+  assert records[-1]['loss'] < 0.9 * records[0]['loss']
+  backbones = (tree['params']['backbone'] for tree in (small, state.variables))
+  jax.tree.map(np.testing.assert_array_equal, *backbones)

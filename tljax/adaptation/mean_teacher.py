@@ -8,7 +8,14 @@ from tljax import losses
 from tljax.adaptation import pseudo
 from tljax.adaptation.alignment import strong_view
 from tljax.data.augment import Augment
-from tljax.method import Method, apply_train, gradient_step, new_state, predict_with
+from tljax.method import (
+  Method,
+  apply_train,
+  follow,
+  gradient_step,
+  new_state,
+  predict_with,
+)
 
 
 def method(
@@ -78,7 +85,7 @@ def method(
     student = state.replace(params=params, model_state=statistics)
     after, metrics = learn(student, {**batch, 'target': target})
     keep = jnp.minimum(1 - 1 / (after.step + 1).astype(jnp.float32), decay)
-    params = optax.incremental_update(after.params, state.params, 1 - keep)
+    params = follow(state.params, after.params, 1 - keep)
     memory = {'student': after.variables}
     after = after.replace(params=params, model_state=model_state, memory=memory)
     return after, metrics

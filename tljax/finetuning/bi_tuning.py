@@ -14,6 +14,7 @@ from tljax.method import (
   Method,
   Params,
   apply_train,
+  follow,
   gradient_step,
   new_state,
   predict_with,
@@ -135,7 +136,7 @@ def method(
       raise InputError('bi_tuning wants a class of each image; do not mix images')
     rng, view_key = jax.random.split(jax.random.fold_in(state.rng, state.step))
     memory = state.memory
-    params = optax.incremental_update(state.params, memory.params, 1 - momentum)
+    params = follow(memory.params, state.params, 1 - momentum)
     images = view(view_key, batch['image']) if view else batch['image']
     _, (features, projections), _ = embed(params, state, images, rng)
     after, metrics = descend(state, {**batch, 'key_projections': projections})

@@ -4,9 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from tljax.method import Method, TrainState, Variables
+from tljax.method import Method, TrainState, Variables, follow
 
 
 class Memory(NamedTuple):
@@ -42,7 +41,7 @@ def averaged(method: Method, decay: float = 0.999) -> Method:
     after, metrics = method.step(state.replace(memory=state.memory.inner), batch)
     t = after.step.astype(jnp.float32)
     share = 1.0 - jnp.minimum(decay, (1.0 + t) / (10.0 + t))
-    average = optax.incremental_update(after.variables, state.memory.average, share)
+    average = follow(state.memory.average, after.variables, share)
     return after.replace(memory=Memory(after.memory, average)), metrics
 
   def predict(state, images):
