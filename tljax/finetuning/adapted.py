@@ -12,7 +12,7 @@ import jax
 import optax
 
 from tljax.errors import InputError
-from tljax.finetuning import labels, plain
+from tljax.finetuning import held, labels, plain
 from tljax.finetuning.wrapped import WrappedModel
 from tljax.losses import Loss
 from tljax.method import Method, Params, Variables
@@ -136,7 +136,7 @@ def merge_layers(
     part: the adapters', which is left out.
     merge: `(adapter, the layer's parameters) -> parameters`.
   """
-  params = dict(variables['params'])
+  params = dict(held.release(variables['params']))
   adapters = params.pop(part)
 
   def rebuild(tree, path):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax import report
+from tljax.finetuning import held
 from tljax.method import Batch, Method, Params, TrainState, Variables, path_name
 
 
@@ -43,9 +44,10 @@ def groups(
     state: of `abstract_state`.
     optimizer: that the method was given, to which it may have added freezing.
   """
-  moved, counts = _moved(state.params, state.opt_state), {}
-  given = _moved(state.params, jax.eval_shape(optimizer.init, state.params))
-  for path, rate in _rates(state.params, optimizer).items():
+  params, counts = jax.eval_shape(held.release, state.params), {}
+  moved = _moved(params, state.opt_state)
+  given = _moved(params, jax.eval_shape(optimizer.init, params))
+  for path, rate in _rates(params, optimizer).items():
     part, stage, *_ = path.split('/')
     name = f'{part}/{stage}' if part == 'backbone' else part
     size, is_moved = moved[path]

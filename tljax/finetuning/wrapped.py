@@ -34,6 +34,11 @@ class WrappedModel:
     """As the model's."""
     return self.model.init(*args, **kwargs)
 
+  def hold(self, variables: Variables) -> Variables:
+    """As the model's, where it is a wrapped one too; see `labels.FrozenModel`."""
+    is_wrapped = isinstance(self.model, WrappedModel)
+    return self.model.hold(variables) if is_wrapped else variables
+
   def apply(self, variables: Variables, *args, **kwargs) -> Any:
     """As the model's."""
     return self.model.apply(variables, *args, **kwargs)
