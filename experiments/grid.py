@@ -177,7 +177,7 @@ def correlations(records: Mapping[str, Sequence[dict]]) -> dict[str, dict]:
       k for k in trained[0]['validators'] if all(k in r['validators'] for r in trained)
     ]
     said = {name: [record['validators'][name] for record in trained] for name in names}
-    said['consensus'] = np.mean([stats.rankdata(column) for column in said.values()], 0)
+    said['consensus'] = validators.consensus(list(said.values()))
     truth = [record['accuracy'] for record in trained]
     for name, column in said.items():
       varies = np.ptp(column) and np.ptp(truth)

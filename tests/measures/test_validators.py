@@ -118,6 +118,15 @@ def test_iwcv_and_dev():
   assert validators.dev(losses, even) == validators.iwcv(losses, even)
 
 
+def test_the_consensus_is_of_ranks_whatever_the_units():
+  said = [[0.1, 0.4, 0.2], [-900, -10, -10], [3e-5, 2e-5, 1e-5]]
+  # Ranks 3 1 2, 3 1.5 1.5 and 1 2 3.
+  wanted = [-7 / 3, -1.5, -6.5 / 3]
+  np.testing.assert_allclose(validators.consensus(said), wanted)
+  assert validators.consensus(said[:1]).tolist() == [-3, -1, -2]
+  np.testing.assert_array_equal(validators.consensus(np.zeros((2, 3))), -2)
+
+
 def test_dev_varies_less_about_the_same_risk():
   """The target's risk of x^2 under N(0.5, 1) from samples of N(0, 1)."""
   figures = []

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from etils import epy
+
+with epy.lazy_imports():  # it is slow to import
+  from scipy import stats
 
 
 def tau(
@@ -26,9 +29,19 @@ def consensus(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     scores: by candidate and score, the larger the better.
   """
   common = sorted(set.intersection(*map(set, scores.values())))
-  columns = np.array([[row[name] for name in common] for row in scores.values()])
-  ranks = stats.rankdata(-columns, axis=0).mean(1)
-  return dict(zip(scores, ranks.tolist(), strict=True))
+  columns = np.array([[row[name] for row in scores.values()] for name in common])
+  return dict(zip(scores, mean_ranks(columns).tolist(), strict=True))
+
+
+def mean_ranks(scores: np.ndarray) -> np.ndarray:
+  """Returns each candidate's mean rank (R,), 1 the best; ties share theirs.
+
+  It is the order of Borda's count (Borda, 1781).
+
+  Args:
+    scores: (S, R), of S scores of R candidates, the larger the better.
+  """
+  return stats.rankdata(-np.asarray(scores), axis=1).mean(0)
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -1,14 +1,15 @@
 """Which checkpoint is best, without a target label: validators of predictions.
 
-All are NumPy in, float out, and the larger the better, so that one `max` chooses.
-Logits are (N, K) and features (N, D), of the target unless said otherwise; of a whole
-split, in evaluation mode. None is right always (Musgrave et al., 2022, compare them).
+All are NumPy in, float out, and the larger the better, so that one `max` chooses;
+`consensus` joins several. Logits are (N, K) and features (N, D), of the target unless
+said otherwise; of a whole split, in evaluation mode. None is right always (Musgrave et
+al., 2022, compare them).
 """
 
 import numpy as np
 from etils import epy
 
-from tljax.measures import scores
+from tljax.measures import ranking, scores
 
 with epy.lazy_imports():  # they are slow to import
   from scipy import special
@@ -135,6 +136,20 @@ def dev(losses: np.ndarray, weights: np.ndarray) -> float:
   (_, shared), (_, spread) = np.cov(weighted / largest, weights / largest)
   slope = -shared / spread if np.ptp(weights) > 0 else 0.0
   return -float(np.mean(weighted) + slope * (np.mean(weights) - 1))
+
+
+def consensus(said: np.ndarray) -> np.ndarray:
+  """What validators say together: minus a training's mean rank, the best being 1.
+
+  Ranks, as no two validators have the same unit.
+
+  Args:
+    said: (V, R) float, what V validators say of R trainings.
+
+  Returns:
+    (R,) float, from -R to -1.
+  """
+  return -ranking.mean_ranks(said)
 
 
 def _entropies(probabilities):
