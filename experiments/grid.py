@@ -1,8 +1,10 @@
 """Trainings of a grid of adaptations, and what is measured of each without labels."""
 
+import collections
 import functools
 import itertools
 import pathlib
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -16,7 +18,7 @@ from tljax.data.dataset import Dataset, judging_split, whole
 from tljax.errors import InputError
 from tljax.extraction.features import extract, extract_splits
 from tljax.inference import predictor
-from tljax.measures import scores, two_sample, validators
+from tljax.measures import ranking, scores, two_sample, validators
 from tljax.method import Method, Variables
 from tljax.run import Run
 from tljax.train import Trial, trial, trials_at_once
@@ -169,21 +171,81 @@ STOPPED = (
 )
 
 
+CHOSEN = (
+  'Points of accuracy that the method which a validator puts first, of those of one '
+  'seed and without labels, is behind the best of them: mean over seeds, with the '
+  "method that is put first most often. The target's labels only judge the choice. The "
+  'best is so by its test labels, noise and all, so that the points are rather too '
+  "many. 'chance' is any method, source only among them and the oracle not."
+)
+
+
 def correlations(records: Mapping[str, Sequence[dict]]) -> dict[str, dict]:
   """By validator and task, how well it ranks trainings: see `ABOUT`."""
   found = {}
   for task, trained in records.items():
-    names = [
-      k for k in trained[0]['validators'] if all(k in r['validators'] for r in trained)
-    ]
-    said = {name: [record['validators'][name] for record in trained] for name in names}
-    said['consensus'] = validators.consensus(list(said.values()))
+    said = _said(trained, _in_all(trained))
     truth = [record['accuracy'] for record in trained]
     for name, column in said.items():
       varies = np.ptp(column) and np.ptp(truth)
       rank = float(stats.spearmanr(column, truth).statistic) if varies else 0.0
       found.setdefault(name, {})[task] = rank
   return found
+
+
+def choices(records: Mapping[str, Sequence[dict]]) -> dict[str, dict]:
+  """By validator and task, which methods it chooses and what that costs: see `CHOSEN`.
+
+  Returns:
+    'methods': of each seed, its choice; none of 'chance'. 'regret': a share, mean over
+    seeds.
+  """
+  found = {}
+  for task, trained in records.items():
+    by_seed, names = collections.defaultdict(list), _in_all(trained)
+    for record in trained:
+      by_seed[record['run'].rpartition('-')[2]].append(record)
+    for same in by_seed.values():
+      truth = [record['accuracy'] for record in same]
+      for name, column in {**_said(same, names), 'chance': np.zeros(len(same))}.items():
+        choice = found.setdefault(name, {}).setdefault(task, {'methods': []})
+        choice.setdefault('regret', []).append(ranking.regret(column, truth))
+        if name != 'chance':
+          run = same[int(np.argmax(column))]['run']
+          choice['methods'].append(run.removeprefix(f'{task}, ').rpartition('-')[0])
+  for by_task in found.values():
+    for choice in by_task.values():
+      choice['regret'] = float(np.mean(choice['regret']))
+  return found
+
+
+def _in_all(trained):
+  """Names of the validators that all trainings have."""
+  first, *others = (record['validators'] for record in trained)
+  return [name for name in first if all(name in said for said in others)]
+
+
+def _said(trained, names):
+  """What the validators say of trainings, and what they say together."""
+  said = {name: [record['validators'][name] for record in trained] for name in names}
+  return {**said, 'consensus': validators.consensus(list(said.values()))}
+
+
+def choice_rows(chosen: Mapping[str, dict]) -> report.Rows:
+  """Returns rows of `choices`, in points: see `CHOSEN`."""
+
+  def cell(choice):
+    often = [statistics.mode(choice['methods'])] if choice['methods'] else []
+    return ' '.join([f'{100 * choice["regret"]:.1f}', *often]).replace('_', ' ')
+
+  return [
+    {
+      'validator': name,
+      'mean': f'{100 * np.mean([choice["regret"] for choice in by.values()]):.1f}',
+      **{task: cell(choice) for task, choice in by.items()},
+    }
+    for name, by in chosen.items()
+  ]
 
 
 def gains(records: Sequence[dict], methods: Sequence[str]) -> report.Rows:
@@ -245,10 +307,9 @@ def conclude(run, tasks, methods, seeds) -> None:
   """Prints and writes what the whole grid says."""
   trained = [r for r in run.records() if ', oracle-' not in r['run']]
   by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
-  said = correlations(by_task)
-  page = results.conclude_grid(
-    run, tasks, methods, seeds, 'Adaptation', validators=said
-  )
+  said, chosen = correlations(by_task), choices(by_task)
+  facts = {'validators': {**said, 'choices': chosen}}
+  page = results.conclude_grid(run, tasks, methods, seeds, 'Adaptation', **facts)
   rows = [
     {
       'validator': name,
@@ -259,6 +320,9 @@ def conclude(run, tasks, methods, seeds) -> None:
   ]
   report.print_table(rows, 'Validators: rank correlation with the accuracy')
   page.table('Validators', rows, ABOUT)
+  rows = choice_rows(chosen)
+  report.print_table(rows, 'Chosen without labels: points behind the best')
+  page.table('Chosen without labels', rows, CHOSEN)
   if all('infomax_gain' in record for record in trained):
     page.table('Stopped by InfoMax', gains(trained, methods), STOPPED)
   task, (sources, target) = next(iter(tasks.items()))

@@ -28,9 +28,11 @@ def test_a_grid_of_networks(launch, pets, domains, tmp_path):
   result = json.loads((out / 'result.json').read_text())
   methods = ['source only', 'oracle', 'coral', 'coral+mcc']
   ranked = result.pop('validators')
+  chosen = ranked.pop('choices')
+  assert chosen.keys() == {*ranked, 'chance'}
   assert {'InfoMax', 'IWCV', 'DEV', 'consensus'} < ranked.keys()
   assert list(result) == methods
-  for by_task in (*result.values(), *ranked.values()):
+  for by_task in (*result.values(), *ranked.values(), *chosen.values()):
     assert list(by_task) == ['pets to other', 'other to pets']
   for by_task in result.values():
     assert all(len(figures['accuracy']) == 1 for figures in by_task.values())
@@ -39,7 +41,7 @@ def test_a_grid_of_networks(launch, pets, domains, tmp_path):
   assert result['coral']['pets to other']['accuracy_mean'] >= 0.75
   page = (out / 'report.html').read_text()
   assert all(method in page and method in ended.out for method in methods)
-  assert 'Stopped by InfoMax' in page
+  assert 'Stopped by InfoMax' in page and 'Chosen without labels' in page
 
   # What is done is kept; another method and another seed join it.
   before = Run(out).records()
@@ -113,7 +115,9 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
   ended = launch('compare', *flags)
   assert ended.status == 0, ended.err
   result = json.loads((tmp_path / 'run/result.json').read_text())
-  for by_task in (*result.pop('validators').values(), *result.values()):
+  ranked = result.pop('validators')
+  chosen = ranked.pop('choices')
+  for by_task in (*ranked.values(), *chosen.values(), *result.values()):
     assert list(by_task) == ['to third', 'to pets']
   means = [figures['accuracy_mean'] for figures in result['m3sda'].values()]
   assert np.mean(means) >= 0.75

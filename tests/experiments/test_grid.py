@@ -28,6 +28,25 @@ def test_one_task_where_the_consensus_is_of_two_against_one():
   assert grid.correlations({'a': records})['consensus'] == pytest.approx({'a': 1})
 
 
+def test_choices_are_of_the_methods_of_a_seed():
+  """'p' is 0 and 20 points behind; 'q', the same of all, is as chance."""
+  accuracies = {'a-0': 0.9, 'source_only-0': 0.5, 'a-1': 0.6, 'source_only-1': 0.4}
+  said = {'a-0': 1.0, 'source_only-0': 0.5, 'a-1': 8.0, 'source_only-1': 9.0}
+  records = [
+    {'run': f's to t, {run}', 'accuracy': x, 'validators': {'p': said[run], 'q': 0.0}}
+    for run, x in accuracies.items()
+  ]
+  found = grid.choices({'s to t': records})
+  assert list(found) == ['p', 'q', 'consensus', 'chance']
+  for name, regret in {'p': 0.1, 'q': 0.15, 'consensus': 0.1, 'chance': 0.15}.items():
+    assert found[name]['s to t']['regret'] == pytest.approx(regret)
+  assert found['p']['s to t']['methods'] == ['a', 'source_only']
+  assert found['chance']['s to t']['methods'] == []
+  first, *_, last = grid.choice_rows(found)
+  assert first == {'validator': 'p', 'mean': '10.0', 's to t': '10.0 a'}
+  assert last == {'validator': 'chance', 'mean': '15.0', 's to t': '15.0'}
+
+
 def test_what_infomax_gains_is_of_the_validation_split():
   steps = [(0.5, 1.0), (0.75, 1.5), (0.25, 1.25)]
   names = 'validation_accuracy', 'validation_infomax'

@@ -18,6 +18,14 @@ def test_a_weighted_tau_forgives_a_swap_of_the_last():
   assert ranking.tau([1, 1, 1], [0.9, 0.8, 0.85], weighted=True) == 0
 
 
+def test_regret_is_of_what_is_put_first():
+  accuracies = [0.5, 0.9, 0.7]
+  assert ranking.regret([1, 3, 2], accuracies) == 0
+  assert ranking.regret([3, 1, 2], accuracies) == pytest.approx(0.4)
+  assert ranking.regret([2, 1, 2], accuracies) == pytest.approx(0.3)  # 0.4 or 0.2
+  assert ranking.regret([1, 1, 1], accuracies) == pytest.approx(0.2)
+
+
 def test_the_consensus_is_of_the_scores_that_all_have():
   scores = {
     'slow': {'a': 1.0, 'b': 0.9, 'own': 0.0},

@@ -22,6 +22,17 @@ def tau(
   return float(of(scores, accuracies).statistic)
 
 
+def regret(scores: Sequence[float], accuracies: Sequence[float]) -> float:
+  """Returns how far what the scores put first is behind the most accurate.
+
+  Of several that are first, the mean. It is never below 0; of scores that are all the
+  same it is what choosing at random costs.
+  """
+  scores, accuracies = np.asarray(scores), np.asarray(accuracies)
+  first = accuracies[scores == scores.max()]
+  return float(accuracies.max() - first.mean())
+
+
 def consensus(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
   """Returns each candidate's mean rank, 1 the best, over the scores that all have.
 
