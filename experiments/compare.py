@@ -9,6 +9,7 @@ A method that diverges is left out of the table, which is said at the end.
 
 import dataclasses
 import itertools
+import pathlib
 import sys
 
 from experiments import cli, grid, settings
@@ -33,6 +34,8 @@ class Flags(settings.Flags):
   """As --method of adapt, beside the baselines and the oracle."""
   frozen: bool = False
   """Adapt a small network on the features of the frozen one, in seconds a run."""
+  cache: pathlib.Path | None = None
+  """Folder that keeps the features of --frozen for other runs, by content."""
   transductive: bool = False
   """Learn on all of the source, adapt to all of the target and judge on it."""
   seeds: int = 5

@@ -67,8 +67,9 @@ def test_a_grid_on_the_features_of_a_frozen_network(
 ):
   flags = ('--domains', *domains, '--methods', 'dann', '--weights', squeezenet)
   flags += ('--image-size', 33, '--epochs', 20, '--seeds', 1, '--batch-size', 6)
-  out = tmp_path / 'run'
-  ended = launch('compare', *flags, '--frozen', '--out', out)
+  out, cache = tmp_path / 'run', tmp_path / 'features'
+  flags += ('--frozen', '--out', out)
+  ended = launch('compare', *flags, '--cache', cache)
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
   del result['validators']
@@ -76,6 +77,15 @@ def test_a_grid_on_the_features_of_a_frozen_network(
     t['accuracy_mean'] for by_task in result.values() for t in by_task.values()
   ]
   assert len(accuracies) == 6 and np.mean(accuracies) > 0.7
+
+  # The domains are the same images, so that their features are kept once.
+  kept = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+  assert len(kept) == 3
+  before = (out / 'result.json').read_text()
+  ended = launch('compare', *flags, '--cache', cache, '--resume')
+  assert ended.status == 0 and 'features:' not in ended.err
+  assert kept == {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+  assert (out / 'result.json').read_text() == before
 
 
 def test_a_method_that_diverges_leaves_the_others(launch, domains, tmp_path):
