@@ -1,5 +1,7 @@
 """A small convolutional network for digits, trained from scratch in seconds."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -27,11 +29,13 @@ class Stage(nn.Module):
 
   features: int
   pool: bool = True
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, train=False):
-    x = Conv(self.features, (3, 3), use_bias=False, name='conv')(x)
-    norm = nn.BatchNorm(momentum=0.9, name='norm')
+    o = {'dtype': self.dtype}
+    x = Conv(self.features, (3, 3), use_bias=False, name='conv', **o)(x)
+    norm = nn.BatchNorm(momentum=0.9, name='norm', **o)
     x = nn.relu(norm(x, use_running_average=not train))
     return max_pool(x, 2, 2) if self.pool else x
 
@@ -39,15 +43,18 @@ class Stage(nn.Module):
 class CNN(nn.Module):
   """Three stages and the mean over space."""
 
+  dtype: Any = jnp.float32
+
   @nn.compact
   def __call__(self, x, train=False):
     outputs = {}
     for i, features in enumerate((16, 32, 64)):
       name = f'stage{i + 1}'
-      outputs[name] = x = Stage(features, pool=i < 2, name=name)(x, train=train)
+      stage = Stage(features, pool=i < 2, dtype=self.dtype, name=name)
+      outputs[name] = x = stage(x, train=train)
     return {**outputs, 'features': jnp.mean(x, (1, 2))}
 
 
-def create(name: str, num_classes: int, **options) -> Classifier:
-  """Returns the network; it has no options."""
-  return Classifier(CNN(**options), Linear(num_classes), SPECS[name])
+def create(name: str, num_classes: int, dtype: Any = jnp.float32) -> Classifier:
+  """Returns the network; of `base.Options` it has `dtype` alone."""
+  return Classifier(CNN(dtype), Linear(num_classes), SPECS[name], dtype)
