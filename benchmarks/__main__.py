@@ -18,7 +18,7 @@ import jax
 
 from benchmarks import harness, show
 from benchmarks.cases import BARS, CASES, SHORT, choose, timed
-from benchmarks.steps import Settings
+from benchmarks.steps import Dtype, Settings, usual_dtype
 from experiments import cli
 from tljax import report
 from tljax.errors import InputError
@@ -48,6 +48,8 @@ class Flags:
   """That time a case, one after the other: a step's speed differs by process."""
   batch_size: int | None = None
   """Else each case's own."""
+  dtype: Dtype | None = None
+  """What steps compute in: bfloat16 but on a CPU."""
   data: pathlib.Path | None = None
   """Of input/... and founding/photographs, a folder a class; else they are drawn."""
 
@@ -72,7 +74,8 @@ def settings(flags: Flags) -> Settings:
     raise InputError(f'--data {flags.data}: there is no such folder')
   default = _PEERS[:1] if jax.default_backend() == 'cpu' else _PEERS
   peers = flags.peers or default
-  return Settings(peers=peers, batch_size=flags.batch_size, data=flags.data)
+  own = {'batch_size': flags.batch_size, 'data': flags.data}
+  return Settings(peers=peers, dtype=flags.dtype or usual_dtype(), **own)
 
 
 def benchmark(flags: Flags) -> None:
@@ -80,9 +83,9 @@ def benchmark(flags: Flags) -> None:
     print('\n'.join(f'{n}{", in the short set" * (n in SHORT)}' for n in CASES))
     return
   names, told = chosen(flags), settings(flags)
-  about = harness.environment()
+  about = harness.environment(dtype=told.dtype)
   found = _before(flags.out, about)
-  about['ceiling'] = harness.ceiling()
+  about['ceiling'] = harness.ceiling(told.dtype)
   for number, name in enumerate(names, 1):
     print(f'{number}/{len(names)} {name}', flush=True)
     found[name] = measure(name, told, flags.seconds, flags.processes, about)
@@ -109,7 +112,8 @@ def measure(
     figures = harness.summary([task.result() for task in tasks])
   for contender in figures['contenders'].values():
     contender |= harness.shares(contender, about['ceiling'])
-  bar = BARS['cpu' if jax.default_backend() == 'cpu' else 'gpu'].get(name)
+  bars = BARS['cpu' if jax.default_backend() == 'cpu' else 'gpu']
+  bar = bars.get(name) if settings.dtype == usual_dtype() else None
   when = {k: about[k] for k in ('date', 'commit')}
   return {**figures, 'bar': bar and bar.judge(figures), **when}
 
@@ -128,14 +132,17 @@ def _before(out, about):
     return {}
   try:
     written = json.loads(out.read_text())
-    same = {k: v for k, v in written.items() if k not in _OF_A_RUN}
+    same = {'dtype': usual_dtype()}  # of files from before it was told
+    same |= {k: v for k, v in written.items() if k not in _OF_A_RUN}
     cases = dict(written['cases'])
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(
       f'{out} exists and has no figures; choose another --out'
     ) from error
   if same != {k: v for k, v in about.items() if k not in _OF_A_RUN}:
-    raise InputError(f'{out} is of other versions or cores; choose another --out')
+    raise InputError(
+      f'{out} is of other versions, cores or dtype; choose another --out'
+    )
   return cases
 
 

@@ -20,7 +20,7 @@ def adapted(network: str, name: str, settings: steps.Settings) -> Contenders:
   batch = jax.tree.map(jnp.asarray, arrays)
   source = {'image': batch['image'], 'label': batch['label']}
   options = {} if name == 'mcd' else {'strength': STRENGTH}
-  model = steps.build_model(network, classes)
+  model = steps.build_model(network, classes, settings.dtype)
   method = adaptation.create(name, model, steps.optimizer(), **options)
   ours = stepper(method, {'source': source, 'target': {'image': batch['target']}})
   ours = steps.with_flops(ours, network, name, pixels, 2 * len(arrays['label']))

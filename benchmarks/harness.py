@@ -238,17 +238,15 @@ def best_rate(run: Callable[[], object], amount: float, seconds: float = 1.0) ->
   return amount / best
 
 
-def ceiling(size: int | None = None) -> dict[str, float]:
+def ceiling(dtype: str = 'float32', size: int | None = None) -> dict[str, float]:
   """Measures what this device reaches: FLOP/s of a large product, bytes/s of a copy.
 
-  The product is in bfloat16 on an accelerator, as the steps there, else float32.
-
   Args:
+    dtype: of the product, as of the steps.
     size: rows and columns of the product; the copy has 16 times as many numbers.
   """
-  on_cpu = jax.default_backend() == 'cpu'
-  size = size or (2048 if on_cpu else 8192)
-  square = jnp.ones((size, size), jnp.float32 if on_cpu else jnp.bfloat16)
+  size = size or (2048 if jax.default_backend() == 'cpu' else 8192)
+  square = jnp.ones((size, size), dtype)
   product = jax.jit(jnp.matmul)
   # In place, for new pages of a CPU's memory are dearer than the copy.
   bump = jax.jit(lambda x: x + 1, donate_argnums=0)

@@ -88,7 +88,7 @@ def markdown(written: Mapping) -> str:
   ceiling = written['ceiling']
   parts = [
     f'# Figures: {written["device"]}, {written["cores"]} cores, {written["date"]}',
-    f'{written["processor"]}; {versions}. A large product reaches '
+    f'{written["processor"]}; {versions}; {written["dtype"]}. A large product reaches '
     f'{ceiling["flops_per_second"] / 1e9:,.0f} GFLOP/s, a large copy '
     f'{ceiling["bytes_per_second"] / 1e9:.1f} GB/s. Median and quartiles; the ratio is '
     "the peer's time over tljax's.",

@@ -6,6 +6,7 @@ import importlib
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,13 @@ CLASSES, RANK = 10, 8
 # MCD's six passes forth one moves the heads alone.
 PASSES = {'features': 1, 'head': 1, 'fine_tune': 3, 'dann': 3, 'cdan': 3, 'mcd': 16}
 
+Dtype = Literal['float32', 'bfloat16']
+
+
+def usual_dtype() -> Dtype:
+  """What steps compute in unless told: bfloat16 but on a CPU."""
+  return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -46,6 +54,7 @@ class Settings:
   Attributes:
     peers: contenders that are wanted beside tljax's.
     batch_size: images in a batch, of each domain; None is the case's own.
+    dtype: what steps of networks and of adaptation compute in, and their peers.
     pixels: height and width of the photographs.
     data: folder of photographs for the input pipeline and the founding recipe; None
       draws some.
@@ -54,6 +63,7 @@ class Settings:
 
   peers: tuple[str, ...] = ('torch',)
   batch_size: int | None = None
+  dtype: Dtype = dataclasses.field(default_factory=usual_dtype)
   pixels: int = 224
   data: pathlib.Path | None = None
   scratch: pathlib.Path = pathlib.Path('runs')
@@ -78,16 +88,18 @@ def optimizer(learning_rate: float = 1e-3) -> optax.GradientTransformation:
   return optax.sgd(learning_rate, momentum=0.9, nesterov=True)
 
 
-def build_model(network: str, classes: int) -> models.Classifier:
-  """Returns the network and a linear head, in bfloat16 but on a CPU."""
-  on_cpu = jax.default_backend() == 'cpu'
-  options = {} if on_cpu else {'dtype': jnp.bfloat16}
+def build_model(
+  network: str, classes: int, dtype: Dtype | None = None
+) -> models.Classifier:
+  """Returns the network and a linear head, that compute in `usual_dtype` or another."""
+  in_half = (dtype or usual_dtype()) == 'bfloat16'
+  options = {'dtype': jnp.bfloat16} if in_half else {}
   return models.create(network, classes, **options).clone(head=models.Linear(classes))
 
 
-def build_method(network: str, strategy: str) -> Method:
+def build_method(network: str, strategy: str, dtype: Dtype | None = None) -> Method:
   """Returns what trains by the strategy; of 'features' there is none."""
-  model = build_model(network, CLASSES)
+  model = build_model(network, CLASSES, dtype)
   if strategy == 'lora':
     return lora.method(model, optimizer(), rank=RANK)
   frozen = {
@@ -105,9 +117,9 @@ def supervised(network: str, strategy: str, settings: Settings) -> Contenders:
   arrays = draw(settings.photographs, settings.pixels, CLASSES)
   batch = jax.tree.map(jnp.asarray, arrays)
   if strategy == 'features':
-    ours = _forward(build_model(network, CLASSES), batch['image'])
+    ours = _forward(build_model(network, CLASSES, settings.dtype), batch['image'])
   else:
-    ours = stepper(build_method(network, strategy), batch)
+    ours = stepper(build_method(network, strategy, settings.dtype), batch)
   ours = with_flops(ours, network, strategy, settings.pixels, len(arrays['label']))
   width = models.spec(network).feature_dim
   given = network, strategy, width, CLASSES, RANK
@@ -158,16 +170,17 @@ def peers(kind: str, given: tuple, arrays: dict, settings: Settings) -> Contende
   found = {}
   for name in ('torch', 'torch.compile'):
     if name in settings.peers:
+      options = {'dtype': settings.dtype, 'is_compiled': name != 'torch'}
       found[name] = attempt(
-        functools.partial(_torch_contender, kind, given, arrays, name != 'torch')
+        functools.partial(_torch_contender, kind, given, arrays, **options)
       )
   return found
 
 
-def _torch_contender(kind, given, arrays, is_compiled) -> Contender:
+def _torch_contender(kind, given, arrays, **options) -> Contender:
   module, name = kind.split('.')
   make = getattr(importlib.import_module(f'benchmarks.{module}'), name)
-  step, modules = make(*given, is_compiled=is_compiled)
+  step, modules = make(*given, **options)
   batch = torch_twins.placed_batch(arrays)
   run = torch_twins.stepper(step, batch)
   return Contender(run, torch_twins.facts(run, modules, batch), torch_twins.wait)

@@ -63,7 +63,16 @@ class Discriminator(nn.Sequential):
     super().__init__(*hidden, nn.Linear(width, 1))
 
 
-def adaptation(network, name, width, classes, strength, map_width, is_compiled=False):
+def adaptation(
+  network,
+  name,
+  width,
+  classes,
+  strength,
+  map_width,
+  dtype=None,
+  is_compiled=False,
+):
   """Returns a step of DANN, CDAN or MCD, and its modules."""
   made = {'lenet': LeNet, 'cnn': CNN}.get(network, lambda: twins.Backbone(network))
   backbone, *heads = modules = [
@@ -75,20 +84,21 @@ def adaptation(network, name, width, classes, strength, map_width, is_compiled=F
   if name == 'mcd':
     modules.append(twins.placed(nn.Linear(width, classes)))
     heads = modules[1:]
-    return mcd_step(backbone, heads, twins.sgd(backbone), twins.sgd(*heads)), modules
+    optimizers = twins.sgd(backbone), twins.sgd(*heads)
+    return mcd_step(backbone, heads, *optimizers, dtype), modules
   modules.append(twins.placed(Discriminator(map_width if name == 'cdan' else width)))
-  parts = backbone, *modules[1:], twins.sgd(*modules), strength
+  parts = backbone, *modules[1:], twins.sgd(*modules), strength, dtype
   if name == 'cdan':
     maps = [torch.randn(n, map_width, device=twins.device()) for n in (width, classes)]
     return cdan_step(*parts, maps), modules
   return dann_step(*parts), modules
 
 
-def dann_step(backbone, head, discriminator, optimizer, strength):
+def dann_step(backbone, head, discriminator, optimizer, strength, dtype=None):
   """Returns `(source, labels, target) -> loss`, one step of DANN."""
 
   def step(source, labels, target):
-    with twins.mixed(source):
+    with twins.mixed(dtype):
       features = backbone(torch.cat([source, target]))
       task = F.cross_entropy(head(features[: len(source)]), labels)
       scores = discriminator(Reverse.apply(features, strength))[:, 0]
@@ -98,14 +108,14 @@ def dann_step(backbone, head, discriminator, optimizer, strength):
   return step
 
 
-def cdan_step(backbone, head, discriminator, optimizer, strength, random_map):
+def cdan_step(backbone, head, discriminator, optimizer, strength, dtype, random_map):
   """Returns `(source, labels, target) -> loss`, one step of CDAN.
 
   The random map is two matrices, of the features and of the predictions.
   """
 
   def step(source, labels, target):
-    with twins.mixed(source):
+    with twins.mixed(dtype):
       features = backbone(torch.cat([source, target]))
       logits = head(features)
       task = F.cross_entropy(logits[: len(source)], labels)
@@ -119,7 +129,7 @@ def cdan_step(backbone, head, discriminator, optimizer, strength, random_map):
   return step
 
 
-def mcd_step(backbone, heads, below, above, generator_steps=4):
+def mcd_step(backbone, heads, below, above, dtype=None, generator_steps=4):
   """Returns `(source, labels, target) -> loss`, one step of MCD.
 
   `below` moves the backbone, `above` both heads.
@@ -129,7 +139,7 @@ def mcd_step(backbone, heads, below, above, generator_steps=4):
     images = torch.cat([source, target])
 
     def losses():
-      with twins.mixed(images):
+      with twins.mixed(dtype):
         features = backbone(images)
         first, second = (head(features) for head in heads)
         split = len(source)

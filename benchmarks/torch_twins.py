@@ -45,9 +45,11 @@ def device():
 def placed(module, train=True):
   """A module on the device, its kernels in the layout that is quickest there.
 
-  cuDNN tries its algorithms, as XLA does.
+  cuDNN tries its algorithms, as XLA does, and products of float32 are TensorFloat32
+  on a GPU, as XLA's are.
   """
   torch.backends.cudnn.benchmark = True
+  torch.backends.cuda.matmul.allow_tf32 = True
   return module.to(device(), memory_format=torch.channels_last).train(train)
 
 
@@ -188,7 +190,7 @@ def sgd(*modules):
   return torch.optim.SGD(parameters, **OPTIMIZER)
 
 
-def supervised(network, strategy, width, classes, rank, is_compiled=False):
+def supervised(network, strategy, width, classes, rank, dtype=None, is_compiled=False):
   """Returns a step of the strategy, and its modules; `steps.STRATEGIES` has them all.
 
   What is frozen is in evaluation mode: its batch statistics do not move.
@@ -206,8 +208,9 @@ def supervised(network, strategy, width, classes, rank, is_compiled=False):
   if is_compiled:
     backbone = torch.compile(backbone)
   if strategy == 'features':
-    return features_step(backbone), modules[:1]
-  return supervised_step(backbone, head, sgd(*modules), strategy == 'head'), modules
+    return features_step(backbone, dtype), modules[:1]
+  parts = backbone, head, sgd(*modules), strategy == 'head', dtype
+  return supervised_step(*parts), modules
 
 
 def first_step(network, strategy, width, classes, rank, count, pixels):
@@ -218,27 +221,28 @@ def first_step(network, strategy, width, classes, rank, count, pixels):
   wait()
 
 
-def mixed(images):
-  """On a GPU in bfloat16, as tljax there."""
-  return torch.autocast('cuda', torch.bfloat16, enabled=images.is_cuda)
+def mixed(dtype=None):
+  """Has products in bfloat16 where that is the dtype, by default on a GPU, as tljax."""
+  in_half = torch.cuda.is_available() if dtype is None else dtype == 'bfloat16'
+  return torch.autocast(device(), torch.bfloat16, enabled=in_half)
 
 
-def features_step(backbone):
+def features_step(backbone, dtype=None):
   """Returns `(images, labels) -> features`."""
 
   def step(images, labels):
     del labels
-    with torch.inference_mode(), mixed(images):
+    with torch.inference_mode(), mixed(dtype):
       return backbone(images)
 
   return step
 
 
-def supervised_step(backbone, head, optimizer, frozen=False):
+def supervised_step(backbone, head, optimizer, frozen=False, dtype=None):
   """Returns `(images, labels) -> loss`, one step of fine-tuning or of the head."""
 
   def step(images, labels):
-    with mixed(images):
+    with mixed(dtype):
       with torch.set_grad_enabled(not frozen):
         features = backbone(images)
       loss = F.cross_entropy(head(features), labels)

@@ -31,7 +31,7 @@ class Here(futures.Executor):
 def launch(monkeypatch, capsys):
   """Returns `(*argv) -> (status, standard output, standard error)`."""
   before = signal.getsignal(signal.SIGTERM)
-  monkeypatch.setattr(main.harness, 'ceiling', lambda: CEILING)
+  monkeypatch.setattr(main.harness, 'ceiling', lambda _: CEILING)
   monkeypatch.setattr(main, 'ProcessPoolExecutor', lambda *_, **__: Here())
   monkeypatch.setattr(jax.config, 'update', lambda *_: None)  # the tests' cache
 
@@ -69,7 +69,7 @@ def test_in_miniature(launch, beside_torch, tmp_path):
   found = written['cases']['cnn/dann']
   ours = found['contenders']['tljax']
   assert 0 < ours['low'] <= ours['median'] <= ours['high']
-  assert found['commit'] == written['commit']
+  assert found['commit'] == written['commit'] and written['dtype'] == 'float32'
   assert ours['compile_seconds'] > 0 and ours['memory_bytes'] > 0
   assert ours['of_flops'] == ours['flops'] / ours['median'] / 1e10
   if beside_torch:
@@ -114,6 +114,7 @@ def test_the_list_and_the_short_set(launch):
     (('--processes', 0), '--processes'),
     (('--batch-size', 0), '--batch-size'),
     (('--peers', 'caffe'), 'caffe'),
+    (('--dtype', 'float16'), '--dtype'),
     (('--data', 'nowhere'), 'nowhere'),
     ((), 'figures.json exists and has no figures; choose another --out'),
   ],
@@ -134,9 +135,14 @@ def test_cases_join_those_of_the_same_machine(launch, tmp_path, monkeypatch):
     assert launch('--cases', name, '--out', out)[0] == 0
   written = json.loads(out.read_text())
   assert list(written['cases']) == ['cnn/dann', 'import']  # in the table's order
+  del written['dtype']  # as in files of before; it was the usual one
+  out.write_text(json.dumps(written))
+  assert launch('--cases', 'import', '--out', out)[0] == 0
+  status, _, line = launch('--cases', 'import', '--out', out, '--dtype', 'bfloat16')
+  assert status == 2 and 'other versions, cores or dtype' in line
   out.write_text(json.dumps({**written, 'jax': '0.1'}))
   status, _, line = launch('--cases', 'import', '--out', out)
-  assert status == 2 and 'other versions or cores' in line
+  assert status == 2 and 'other versions, cores or dtype' in line
 
 
 def figures(seconds, bar=None, **ratios):

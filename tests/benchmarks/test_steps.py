@@ -1,6 +1,7 @@
 """PyTorch's twins do the same work: what trains, the losses, the gradients."""
 
 import importlib
+import re
 
 import jax
 import numpy as np
@@ -104,16 +105,21 @@ def as_convolution(layer):
 
 
 @pytest.mark.torch
-def test_the_twin_adapts_alike(twins):
+@pytest.mark.parametrize(('dtype', 'rtol'), [('float32', 2e-4), ('bfloat16', 2e-2)])
+@jax.numpy_dtype_promotion('standard')  # flax's norms mix their dtypes
+def test_the_twin_adapts_alike(twins, dtype, rtol):
   torch_adapt = importlib.import_module('benchmarks.torch_adapt')
   arrays = steps.draw(BATCH, 16, 10, domains=2)
   method = adaptation.create(
-    'dann', models.create('cnn', 10), steps.optimizer(), strength=adapt.STRENGTH
+    'dann',
+    steps.build_model('cnn', 10, dtype),
+    steps.optimizer(),
+    strength=adapt.STRENGTH,
   )
   source = {k: arrays[k] for k in ('image', 'label')}
   batch = {'source': source, 'target': {'image': arrays['target']}}
   state = method.init(jax.random.key(0), None, batch)
-  given = 'cnn', 'dann', 64, 10, adapt.STRENGTH, adapt.MAP_WIDTH
+  given = 'cnn', 'dann', 64, 10, adapt.STRENGTH, adapt.MAP_WIDTH, dtype
   step, (cnn, *others) = torch_adapt.adaptation(*given)
   stages = [stage for _, stage in sorted(state.params['backbone'].items())]
   copy_into(cnn.convs, [stage['conv'] for stage in stages])
@@ -123,7 +129,38 @@ def test_the_twin_adapts_alike(twins):
   run, theirs = jax.jit(method.step), twins.placed_batch(arrays)
   for _ in range(3):
     state, metrics = run(state, batch)
-    np.testing.assert_allclose(float(step(*theirs)), metrics['loss'], rtol=2e-4)
+    np.testing.assert_allclose(float(step(*theirs)), metrics['loss'], rtol=rtol)
+
+
+@pytest.mark.parametrize('dtype', [None, 'float32', 'bfloat16'])
+def test_a_step_computes_in_the_dtype(monkeypatch, dtype):
+  programs = []
+
+  def spy(method, batch):
+    state = summary.abstract_state(method, None, batch)
+    programs.append(jax.jit(method.step).lower(state, batch).as_text())
+    return harness.stepper(method, batch)
+
+  monkeypatch.setattr(adapt, 'stepper', spy)
+  told = {} if dtype is None else {'dtype': dtype}
+  settings = steps.Settings(batch_size=BATCH, peers=(), **told)
+  with jax.numpy_dtype_promotion('standard'):  # flax's norms mix their dtypes
+    (ours,) = adapt.adapted('cnn', 'dann', settings).values()
+  assert np.isfinite(ours.run()['loss'])
+  products = re.findall(r'dot_general.*|convolution.*', programs[0])
+  assert products and any('bf16' in p for p in products) == (dtype == 'bfloat16')
+  assert ('bf16' in programs[0]) == (dtype == 'bfloat16')  # on a CPU, by default not
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('dtype', [None, 'float32', 'bfloat16'])
+def test_the_twins_products_are_of_the_dtype(twins, dtype):
+  torch = oracles.torch()
+  square = torch.ones(4, 4, device=twins.device())
+  with twins.mixed(dtype):
+    found = (square @ square).dtype
+  in_half = twins.device() == 'cuda' if dtype is None else dtype == 'bfloat16'
+  assert found == (torch.bfloat16 if in_half else torch.float32)
 
 
 @pytest.mark.torch
