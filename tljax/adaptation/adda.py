@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import optax
 
 from tljax import losses, optimizers
-from tljax.adaptation.adversarial import Discriminator, init_discriminator
+from tljax.adaptation.adversarial import (
+  Discriminator,
+  discriminate,
+  init_discriminator,
+)
 from tljax.adaptation.phases import in_turn
 from tljax.method import Method, apply_train, group_step, new_state, predict_with
 
@@ -48,8 +52,10 @@ def method(
       new_state(key, model, optimizer, images, variables, init_params=init_params)
     )
 
-  def score(params, outputs):
-    return discriminator.apply({'params': params['discriminator']}, outputs['features'])
+  def score(params, batch, target):
+    # Both together, also where only the target's count: a norm may be of the batch.
+    features = batch['source_features'], target['features']
+    return discriminate(discriminator, params['discriminator'], *features)
 
   def learn(params, state, batch, rng):
     source = batch['source']
@@ -57,15 +63,14 @@ def method(
     return losses.cross_entropy(outputs['logits'], source['label']), (model_state, {})
 
   def separate(params, state, batch, rng):
-    source = model.apply(state.memory, batch['source']['image'], train=False)
     target, _ = apply_train(model, params, state, batch['target']['image'], rng)
-    loss = losses.domain_cross_entropy(score(params, source), score(params, target))
+    loss = losses.domain_cross_entropy(*score(params, batch, target))
     return loss, (state.model_state, {})
 
   def confuse(params, state, batch, rng):
     images = batch['target']['image']
     target, model_state = apply_train(model, params, state, images, rng)
-    scores = score(params, target)
+    _, scores = score(params, batch, target)
     loss = optax.sigmoid_binary_cross_entropy(scores, jnp.ones_like(scores))
     return jnp.mean(loss), (model_state, {})
 
@@ -81,6 +86,8 @@ def method(
     return _keep_source(state), {**metrics, 'alignment_loss': nothing}
 
   def adapt(state, batch):
+    source = model.apply(state.memory, batch['source']['image'], train=False)
+    batch = {**batch, 'source_features': source['features']}
     state, metrics = move_critic(state, batch)
     after, moved = move_features(state, batch)
     # The step and not its loss: Adam would make up for a factor of that.

@@ -1,5 +1,8 @@
 """What adversarial methods share: reversal, its schedule, the discriminator."""
 
+import functools
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,15 +54,37 @@ def oppose_head(model, params, outputs, strength: jax.Array | float = 1.0) -> ja
 
 
 class Discriminator(nn.Module):
-  """Two hidden ReLU layers and one logit: (N, D) features to (N,) logits."""
+  """Two hidden ReLU layers and one logit: (N, D) features to (N,) logits.
+
+  Attributes:
+    width: of either hidden layer.
+    norm: 'batch' is a batch norm before each ReLU, as in Transfer-Learning-Library. It
+      is by the batch at hand alone: what is trained and never deployed needs no running
+      averages. Of both domains in one pass, as in `discriminate`; by each domain's own
+      the two would look alike. Not for a critic that is row by row, as WDGRL's is.
+  """
 
   width: int = 1024
+  norm: Literal['none', 'batch'] = 'none'
 
   @nn.compact
   def __call__(self, x):
     for _ in range(2):
-      x = nn.relu(Dense(self.width)(x))
+      x = Dense(self.width, use_bias=self.norm == 'none')(x)
+      if self.norm == 'batch':
+        x = _BatchNorm()(x)
+      x = nn.relu(x)
     return Dense(1)(x)[..., 0]
+
+
+# By mean and variance over rows; epsilon is PyTorch's.
+_BatchNorm = functools.partial(
+  nn.LayerNorm,
+  epsilon=1e-5,
+  reduction_axes=0,
+  feature_axes=-1,
+  use_fast_variance=False,
+)
 
 
 def discriminate(discriminator, params, *inputs: jax.Array) -> list[jax.Array]:

@@ -7,6 +7,7 @@ import optax
 from tljax import losses
 from tljax.adaptation.adversarial import (
   Discriminator,
+  discriminate,
   init_discriminator,
   ramp,
   reverse_gradient,
@@ -44,16 +45,14 @@ def method(
     return {'discriminators': drawn['discriminator']}
 
   def loss(params, source, target, strength):
-    def score(outputs):
-      features = reverse_gradient(outputs['features'], strength)
-      shares = jax.lax.stop_gradient(jax.nn.softmax(outputs['logits']))
+    both = source, target
+    features = [reverse_gradient(x['features'], strength) for x in both]
+    shares = [jax.lax.stop_gradient(jax.nn.softmax(x['logits'])).T for x in both]
 
-      def of_class(mine, share):
-        return discriminator.apply({'params': mine}, share[:, None] * features)
+    def of_class(mine, *weights):
+      seen = [w[:, None] * x for w, x in zip(weights, features, strict=True)]
+      return losses.domain_cross_entropy(*discriminate(discriminator, mine, *seen))
 
-      return jax.vmap(of_class)(params['discriminators'], shares.T)
-
-    each = jax.vmap(losses.domain_cross_entropy)(score(source), score(target))
-    return jnp.sum(each)
+    return jnp.sum(jax.vmap(of_class)(params['discriminators'], *shares))
 
   return align(model, optimizer, loss, strength=strength, init_params=init_params)
