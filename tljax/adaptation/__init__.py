@@ -7,7 +7,7 @@ has 'domain' too. Shared are `alignment.py` (a loss of both domains, and sums of
 `adversarial.py`, `phases.py` (first the source, then the target), `pseudo.py`
 (pseudo-labels) and `sources.py` (several source domains, and generalisation, which
 looks at no target); `presets.py` fits schedules to the length of a run, also by the
-published settings of `published.py`.
+published settings of `published.py` (`settings.py`, `library.py`, `papers.py`).
 """
 
 import sys

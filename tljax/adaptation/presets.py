@@ -10,7 +10,8 @@ from typing import Literal, get_args
 import optax
 
 from tljax import adaptation, discovery, optimizers
-from tljax.adaptation.published import PRESETS, Settings, phase
+from tljax.adaptation.published import PRESETS
+from tljax.adaptation.settings import Settings, phase
 from tljax.errors import InputError
 from tljax.losses import Loss
 from tljax.method import Method
