@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from tljax import adaptation, models
@@ -61,3 +62,36 @@ def test_each_method_of_a_preset_can_be_built_and_stepped(preset, family_batches
     after, metrics = jax.eval_shape(method.step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state), name
     assert metrics['loss'].shape == ()
+
+
+@pytest.mark.parametrize('preset', published.PRESETS)
+def test_which_discriminators_have_the_librarys_batch_norms(
+  preset, headed_points, points_batch
+):
+  """Those of its scripts, but IWAN's; no paper's. All are 1,024 wide, as theirs are."""
+  found = {}
+  for name in published.PRESETS[preset]:
+    if 'discriminator' not in adaptation.defaults(name) or name == 'dctn':
+      continue
+    method = presets.build(name, headed_points, optax.sgd(0.1), 40, preset=preset)
+    state = jax.eval_shape(method.init, jax.random.key(0), None, points_batch)
+    judge = state.params.get('discriminator', state.params.get('discriminators'))
+    found[name] = 'LayerNorm_1' in judge
+    width = judge['Dense_1']['kernel'].shape[-1]
+    assert width == (1024 if name != 'mada' else 256)
+  wanted = {
+    'library': ('adda', 'bsp', 'cdan', 'dann', 'pada'),
+    'digits': ('adda', 'bsp', 'cdan', 'dann'),
+    'paper': (),
+  }
+  assert {name for name, has in found.items() if has} == set(wanted[preset])
+  assert found.get('iwan', False) is False
+
+
+@pytest.mark.parametrize('preset', published.PRESETS)
+def test_a_method_that_a_preset_has_not_has_its_own_options(preset, headed_points):
+  """Not DANN's, whose settings it has: it may have no discriminator."""
+  names = set(adaptation.names()) - set(published.PRESETS[preset])
+  assert names
+  for name in names:
+    presets.build(name, headed_points, optax.sgd(0.1), 40, preset=preset)

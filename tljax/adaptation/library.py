@@ -1,5 +1,6 @@
 """Settings of Transfer-Learning-Library's tables and digits; see `published`."""
 
+from tljax.adaptation.adversarial import Discriminator
 from tljax.adaptation.settings import (
   ADAM,
   AFN,
@@ -34,10 +35,13 @@ _ADDA = 3 / 23
 _OFFICE = Settings(
   weight_decay=1e-3, decay=inverse(20.0), ramp=warm_up(20.0), norm='batch'
 )
+# Its scripts' discriminator but IWAN's, which has dropout in place of norms.
+_NORMED = {'discriminator': Discriminator(norm='batch')}
 LIBRARY = {
   'adda': _OFFICE._replace(
     rate=0.001,
     decay=in_two(_ADDA, (1.0, 0.9), (1.0, 6.0)),
+    options=_NORMED,
     strength=1.0,
     ramp=after(_ADDA, warm_up(20.0)),
     first_phase=_ADDA,
@@ -49,12 +53,12 @@ LIBRARY = {
     weight_decay=5e-4,
     options={'delta': 1.0, 'entropy': 0.1},
   ),
-  'bsp': _OFFICE._replace(rate=0.003, options={'penalty': 2e-4}),
-  'cdan': _OFFICE,
+  'bsp': _OFFICE._replace(rate=0.003, options={'penalty': 2e-4, **_NORMED}),
+  'cdan': _OFFICE._replace(options=_NORMED),
   'dan': _OFFICE._replace(
     rate=0.003, weight_decay=5e-4, decay=inverse(3.0), options={'linear': True}
   ),
-  'dann': _OFFICE,
+  'dann': _OFFICE._replace(options=_NORMED),
   'fixmatch': _OFFICE._replace(
     rate=0.001, decay=inverse(8.0), options={'threshold': 0.9}, target_batches=3
   ),
@@ -84,7 +88,7 @@ LIBRARY = {
     options=_self_ensembling,
   ),
   'osbp': _OFFICE._replace(rate=0.001, weight_decay=5e-4, decay=inverse(3.0)),
-  'pada': _OFFICE._replace(rate=0.002),
+  'pada': _OFFICE._replace(rate=0.002, options=_NORMED),
 }
 
 # Of networks from scratch, whose backbone has the whole rate.
@@ -92,6 +96,7 @@ _DIGITS = _OFFICE._replace(decay=inverse(50.0), ramp=warm_up(50.0), scratch=True
 DIGITS = {
   'adda': _DIGITS._replace(
     decay=in_two(_ADDA, (0.1, 2.25), (1.0, 15.0)),
+    options=_NORMED,
     strength=1.0,
     ramp=after(_ADDA, warm_up(50.0)),
     first_phase=_ADDA,
@@ -102,12 +107,12 @@ DIGITS = {
     weight_decay=5e-4,
     options={'delta': 0.3, 'entropy': 0.03},
   ),
-  'bsp': _DIGITS._replace(options={'penalty': 1e-4}),
-  'cdan': _DIGITS,
+  'bsp': _DIGITS._replace(options={'penalty': 1e-4, **_NORMED}),
+  'cdan': _DIGITS._replace(options=_NORMED),
   'dan': _DIGITS._replace(
     weight_decay=5e-4, decay=inverse(15.0), options={'linear': True}
   ),
-  'dann': _DIGITS,
+  'dann': _DIGITS._replace(options=_NORMED),
   'jan': _DIGITS._replace(weight_decay=5e-4, decay=inverse(15.0)),
   'mcc': _DIGITS._replace(options={'temperature': 2.5}),
   'mcd': _DIGITS._replace(

@@ -29,7 +29,7 @@ def has(preset: str, name: str) -> bool:
 def settings(preset: str, name: str) -> Settings:
   """Returns a preset's settings of a method; a sum's are its first part's.
 
-  A method, or a baseline, that it has not gets DANN's.
+  A method, or a baseline, that it has not gets DANN's, but for DANN's options.
 
   Args:
     preset: of `published.PRESETS`; a rate, weight_decay, backbone, width, norm or
@@ -42,7 +42,8 @@ def settings(preset: str, name: str) -> Settings:
   label, texts = discovery.split_options(preset)
   if label not in PRESETS:
     raise InputError(f'preset {label!r} is unknown; choose one of {", ".join(PRESETS)}')
-  found = PRESETS[label].get(_first(name), PRESETS[label]['dann'])
+  table = PRESETS[label]
+  found = table.get(_first(name), table['dann']._replace(options={}))
   known = {k: getattr(found, k) for k in ('rate', 'weight_decay', 'backbone', 'norm')}
   known['width'] = found.width or Bottleneck.width
   known['activation'] = found.activation or activation_after(found.norm)

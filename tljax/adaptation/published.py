@@ -14,8 +14,9 @@ is left out: how new layers are drawn, and dropout but AFN's, MCD's and MDD's. O
 papers': a bottleneck of two layers (WDGRL), a last block that trains (HoMM); adaptive
 SAM (CST); an average of weights (FixMatch); a second update a step (MME); Adam's new
 start and still batch norms (DomainBed). Of the library's: PADA's weights of its last
-500 steps by a sharper softmax, IWAN's 4.5 times the loss of what weighs examples, and
-the student's deployment and colours of self-ensembling.
+500 steps by a sharper softmax, IWAN's dropout in discriminators and its 4.5 times the
+loss of what weighs examples, BSP's three epochs of the source alone before, and the
+student's deployment and colours of self-ensembling.
 """
 
 from tljax.adaptation.library import DIGITS, LIBRARY
