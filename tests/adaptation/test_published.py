@@ -7,6 +7,8 @@ import pytest
 
 from tljax import adaptation, models
 from tljax.adaptation import presets, published
+from tljax.models import Linear
+from tljax.models.bottleneck import OnFeatures
 
 
 @pytest.mark.parametrize(
@@ -95,3 +97,27 @@ def test_a_method_that_a_preset_has_not_has_its_own_options(preset, headed_point
   assert names
   for name in names:
     presets.build(name, headed_points, optax.sgd(0.1), 40, preset=preset)
+
+
+@pytest.mark.parametrize(
+  ('preset', 'name', 'classes', 'width'),
+  [
+    ('library', 'cdan', 31, 256 * 31),  # Office-31
+    ('library', 'cdan', 65, 256 * 65),  # Office-Home
+    ('library', 'cdan', 345, 51_200),  # DomainNet; its scripts have 1,024 features
+    ('library', 'cdan:widest=4096,random_width=512', 31, 512),
+    ('paper', 'cdan', 31, 1024),
+  ],
+)
+def test_what_cdans_discriminator_sees(preset, name, classes, width):
+  """All products where the library's scripts have them; the paper's past 4,096 not."""
+  optimizer = presets.optimizer(preset, name, 40)
+  model = OnFeatures(Linear(classes))
+  method = presets.build(name, model, optimizer, 40, preset=preset)
+  features = np.zeros((4, 8), np.float32)
+  batch = {'source': {'image': features, 'label': np.arange(4, dtype=np.int32)}}
+  batch['target'] = {'image': features}
+  state = jax.eval_shape(method.init, jax.random.key(0), None, batch)
+  kernel = state.params['discriminator']['Dense_0']['kernel']
+  assert kernel.shape == (width, 1024)
+  assert ('random_map' in state.params) == (width not in (256 * 31, 256 * 65))
