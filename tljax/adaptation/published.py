@@ -3,7 +3,9 @@
 - `library`: the tables of Transfer-Learning-Library (Jiang et al., 2022, and its
   scripts), those of Office-31 where they differ.
 - `digits`: its MNIST to USPS, 50,000 steps of 128 images of each domain. From USPS the
-  rate is 0.1, from SVHN 0.01 to 0.1 (`digits:rate=0.1`).
+  rate is 0.1 (`digits:rate=0.1`), but MDD's is 0.01 and AFN's 0.03; from SVHN it is 0.1
+  of ADDA, AFN and BSP, 0.03 of DANN, JAN and MCD, and 0.01 of the others. AFN's `delta`
+  is 0.1 from either (`afn:delta=0.1`).
 - `paper`: each method's own, of what its authors train that starts from published
   weights, else of digits; by the paper's text, else its authors' code. Deep CORAL's,
   CMD's rate and DANN's, MADA's and JAN's weight decay are from memory. AdaBN, DCTN and
