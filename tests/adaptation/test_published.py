@@ -1,5 +1,7 @@
 """The tables of published settings: their schedules, and that all can be trained by."""
 
+import re
+
 import jax
 import numpy as np
 import optax
@@ -19,6 +21,7 @@ from tljax.models.bottleneck import OnFeatures
     ('fixmatch', [0, 20, 40], [1, np.cos(7 * np.pi / 32), np.cos(7 * np.pi / 16)]),
     ('mixstyle', [0, 20, 40], [1, 0.5, 0]),
     ('mcd', [0, 39], [1, 1]),
+    ('irm', [0, 39], [1, 1]),
   ],
 )
 def test_rates_of_papers(name, at, share):
@@ -47,6 +50,54 @@ def test_the_librarys_adda_begins_anew_after_three_epochs(preset, rate, gamma):
   at = [0, switch, switch + thousand, steps]
   wanted = [0, 0, 2 / (1 + np.exp(-1)) - 1, 1]
   np.testing.assert_allclose([strength(step) for step in at], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('name', 'rate', 'strengths'),
+  [
+    ('irm', 5e-4, (1.0, 1.0)),
+    ('vrex', 5e-4, (1.0, 3.0)),
+    ('group_dro', 5e-4, None),
+    ('source_coral', 5e-4, None),
+    ('mixstyle', 1e-3, None),
+  ],
+)
+def test_the_librarys_methods_of_several_sources(name, rate, strengths):
+  """Cosines over 10,000 steps; IRM's and V-REx's begin anew where a strength jumps.
+
+  Against what torch's scheduler has in their scripts, written out.
+  """
+  found, steps, switch = published.LIBRARY[name], 10_000, 500
+  at = np.array([0, 499, 500, 5250, 9999])
+  wanted = (1 + np.cos(np.pi * at / steps)) / 2
+  if strengths:
+    anew = (1 + np.cos(np.pi * (at - switch) / (steps - switch))) / 2
+    wanted = np.where(at < switch, wanted, anew)
+    strength = found.ramp(steps, found.strength)
+    assert [float(strength(t)) for t in (499, 500)] == list(strengths)
+  schedule = found.decay(found.rate, steps)
+  np.testing.assert_allclose([schedule(t) for t in at], rate * wanted, 1e-4, 1e-9)
+  assert (found.weight_decay, found.backbone, found.width) == (5e-4, 1.0, None)
+
+
+def test_which_methods_have_which_presets():
+  """Each by name, so that neither a table nor the docstring changes by itself."""
+  every, text = set(adaptation.names()), ' '.join(published.__doc__.split())
+
+  def listed(words):
+    after = text.split(words, 1)[1]
+    return set(re.findall(r'\w+', re.split('[.:]', after)[0])) - {'and'}
+
+  missing = {
+    'library': 'adabn bnm cmd co_training coral cst dare_gram dctn deepjdot entropy '
+    'homm m3sda mada mme ovanet sdat shot tent wdgrl',
+    'paper': 'adabn dctn self_training',
+  }
+  for preset, names in missing.items():
+    assert set(names.split()) == every - set(published.PRESETS[preset])
+    assert listed(f'`{preset}` has not ') == set(names.split())
+  digits = 'adda afn bsp cdan dan dann jan mcc mcd mdd'
+  assert set(digits.split()) == set(published.DIGITS) == listed('`digits` has only ')
 
 
 @pytest.mark.parametrize('preset', published.PRESETS)

@@ -42,6 +42,16 @@ def test_a_regression(launch, tables, tmp_path, trials, method):
   assert 'MAE' not in ended.out and 'r2' in ended.out
 
 
+def test_a_regression_by_the_librarys_settings(launch, tables, tmp_path, trials):
+  """Of RSD, whose bottleneck and rates are not those of classes."""
+  flags = ('--source', tables[0], '--target', tables[1], '--method', 'rsd')
+  flags += ('--preset', 'library:rate=0.01', '--epochs', 2, '--batch-size', 20)
+  ended = launch('adapt', *flags, '--out', tmp_path / 'run')
+  assert ended.status == 0, ended.err
+  assert 'DANN' not in ended.err
+  assert np.isfinite(trials['rsd'][0].logits).all()
+
+
 def test_what_a_regression_refuses(launch, tables, tmp_path):
   flags = ('--source', tables[0], '--batch-size', 20, '--out', tmp_path / 'run')
   ended = launch('adapt', *flags, '--target', tables[1], '--method', 'cdan+mcc')
@@ -51,12 +61,17 @@ def test_what_a_regression_refuses(launch, tables, tmp_path):
   assert ended.status == 2 and 'the same columns' in ended.err
 
 
-def test_several_sources(launch, pets, tmp_path, trials):
+@pytest.mark.parametrize(
+  ('method', 'preset'),
+  [('coral', ()), ('vrex', ('--preset', 'library')), ('irm', ('--preset', 'library'))],
+)
+def test_several_sources(launch, pets, tmp_path, trials, method, preset):
   out, domain = tmp_path / 'run', f'folder:{pets}'
   flags = ('--source', domain, domain, '--target', domain, '--image-size', 8)
   flags += ('--model', 'cnn', '--batch-size', 4, '--epochs', 3, '--seeds', 1)
-  ended = launch('adapt', *flags, '--method', 'coral', '--out', out)
+  ended = launch('adapt', *flags, '--method', method, *preset, '--out', out)
   assert ended.status == 0, ended.err
+  assert 'DANN' not in ended.err
   result = json.loads((out / 'result.json').read_text())
-  assert list(result['strategies']) == ['source_only', 'coral']
-  assert int(trials['coral'][0].state.step) == 9
+  assert list(result['strategies']) == ['source_only', method]
+  assert int(trials[method][0].state.step) == 9

@@ -8,9 +8,12 @@ from tljax.adaptation.settings import (
   STEADY,
   Settings,
   after,
+  half_cosine,
   in_two,
   inverse,
+  jump,
   mcd,
+  renewed,
   warm_up,
 )
 
@@ -40,6 +43,13 @@ _NORMED = {'discriminator': Discriminator(norm='batch')}
 # Its scripts multiply out up to ImageNet-R's 256 x 200, and draw as many of DomainNet's
 # 1,024 x 345. That they multiply out ImageNet-Sketch's 1,024 x 1,000 is not kept.
 _CDAN = {'widest': 51_200, 'random_width': 51_200, **_NORMED}
+# Domain generalisation, of Office-Home: of PACS batch norms are still besides, and
+# MixStyle mixes at a third stage. Where a strength jumps, at step 500 of 10,000, the
+# rate's fall begins anew.
+_GENERAL = Settings(
+  rate=5e-4, weight_decay=5e-4, decay=half_cosine, backbone=1.0, width=None
+)
+_ANNEALED = _GENERAL._replace(decay=renewed(0.05), ramp=jump(0.05))
 LIBRARY = {
   'adda': _OFFICE._replace(
     rate=0.001,
@@ -65,6 +75,8 @@ LIBRARY = {
   'fixmatch': _OFFICE._replace(
     rate=0.001, decay=inverse(8.0), options={'threshold': 0.9}, target_batches=3
   ),
+  'group_dro': _GENERAL._replace(options={'rate': 0.01}),
+  'irm': _ANNEALED._replace(strength=1.0),  # where it was before
   'iwan': _OFFICE._replace(rate=0.001, decay=inverse(10.0), strength=3.0),
   'jan': _OFFICE._replace(rate=0.003, weight_decay=5e-4, decay=inverse(3.0)),
   'mcc': _OFFICE._replace(
@@ -90,8 +102,33 @@ LIBRARY = {
     direction=ADAM,
     options=_self_ensembling,
   ),
+  'mixstyle': _GENERAL._replace(
+    rate=1e-3,
+    options={'stages': ('stage1', 'stage2'), 'probability': 0.5, 'alpha': 0.1},
+  ),
   'osbp': _OFFICE._replace(rate=0.001, weight_decay=5e-4, decay=inverse(3.0)),
   'pada': _OFFICE._replace(rate=0.002, options=_NORMED),
+  # Of regressions of dSprites and MPI3D. Its script's head is 512 wide, on a bottleneck
+  # of 256, and would not run.
+  'rsd': Settings(
+    0.1,
+    1e-3,
+    inverse(2.0),
+    options={'strength': 0.001, 'mismatch': 0.1},
+    activation='relu',
+  ),
+  # Of its semi-supervised learning, where the two domains are one: of CUB-200 and
+  # Caltech-101; the other sets' rates are from 0.001 to 0.03.
+  'self_training': _OFFICE._replace(
+    rate=0.003,
+    weight_decay=5e-4,
+    decay=inverse(4.0),
+    options={'strength': 1.0, 'threshold': 0.9},
+    width=1024,
+    dropout=0.5,
+  ),
+  'source_coral': _GENERAL._replace(options={'strength': 4.0}),  # 1 of its own, over 4
+  'vrex': _ANNEALED._replace(strength=3.0),
 }
 
 # Of networks from scratch, whose backbone has the whole rate.

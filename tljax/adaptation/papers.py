@@ -82,7 +82,7 @@ PAPER = {
     width=180,
     activation='tanh',
   ),
-  'irm': _DOMAINBED._replace(ramp=jump),
+  'irm': _DOMAINBED._replace(ramp=jump(0.1)),
   'iwan': Settings(
     0.003, decay=inverse(50.0), direction=MOMENTUM, strength=0.1, ramp=warm_up(5.0)
   ),
@@ -136,7 +136,7 @@ PAPER = {
   ),
   'source_coral': _DOMAINBED._replace(options={'strength': 4.0}),
   'tent': _SCRATCH._replace(rate=1e-3, norm='batch'),
-  'vrex': _DOMAINBED._replace(ramp=jump),
+  'vrex': _DOMAINBED._replace(ramp=jump(0.1)),
   'wdgrl': Settings(
     1e-4,
     1e-5,

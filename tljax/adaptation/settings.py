@@ -43,6 +43,18 @@ def half_cosine(rate: float, steps: int) -> optax.Schedule:
   return optax.cosine_decay_schedule(rate, steps)
 
 
+def renewed(share: float) -> Decay:
+  """Falls along half a period, and anew from the full rate after a share of the run."""
+
+  def decay(rate, steps):
+    switch = phase(share, steps)
+    lengths = steps, max(steps - switch, 1)
+    schedules = [half_cosine(rate, length) for length in lengths]
+    return optax.join_schedules(schedules, [switch])
+
+  return decay
+
+
 def phase(share: float, steps: int) -> int:
   """Steps of the first of two phases, at least 1."""
   return max(1, int(share * steps))
@@ -81,9 +93,14 @@ def after(share: float, ramp: Ramp) -> Ramp:
   return late
 
 
-def jump(steps: int, peak: float) -> optax.Schedule:
-  """From 1 to the peak after a tenth of the steps."""
-  return lambda step: jnp.where(jnp.asarray(step) < steps // 10, 1.0, peak)
+def jump(share: float) -> Ramp:
+  """From 1 to the peak after a share of the steps."""
+
+  def jumping(steps, peak):
+    switch = phase(share, steps)
+    return lambda step: jnp.where(jnp.asarray(step) < switch, 1.0, peak)
+
+  return jumping
 
 
 MOMENTUM, NESTEROV = optax.trace(0.9), optax.trace(0.9, nesterov=True)
