@@ -309,7 +309,7 @@ def conclude(run, tasks, methods, seeds) -> None:
   trained = [r for r in run.records() if ', oracle-' not in r['run']]
   by_task = {k: [r for r in trained if r['run'].startswith(f'{k}, ')] for k in tasks}
   said, chosen = correlations(by_task), choices(by_task)
-  facts = {'validators': {**said, 'choices': chosen}}
+  facts = {'validators': said, 'choices': chosen}
   page = results.conclude_grid(run, tasks, methods, seeds, 'Adaptation', **facts)
   rows = [
     {

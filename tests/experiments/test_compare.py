@@ -27,8 +27,7 @@ def test_a_grid_of_networks(launch, pets, domains, tmp_path):
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
   methods = ['source only', 'oracle', 'coral', 'coral+mcc']
-  ranked = result.pop('validators')
-  chosen = ranked.pop('choices')
+  ranked, chosen = result.pop('validators'), result.pop('choices')
   assert chosen.keys() == {*ranked, 'chance'}
   assert {'InfoMax', 'IWCV', 'DEV', 'consensus'} < ranked.keys()
   assert list(result) == methods
@@ -72,7 +71,7 @@ def test_a_grid_on_the_features_of_a_frozen_network(
   ended = launch('compare', *flags, '--cache', cache)
   assert ended.status == 0, ended.err
   result = json.loads((out / 'result.json').read_text())
-  del result['validators']
+  del result['validators'], result['choices']
   accuracies = [
     t['accuracy_mean'] for by_task in result.values() for t in by_task.values()
   ]
@@ -97,7 +96,7 @@ def test_a_method_that_diverges_leaves_the_others(launch, domains, tmp_path):
   first = 'pets to other, coral:strength=nan-0: the loss is nan at step 1'
   assert ended.err.splitlines()[-1].startswith(f'error: without what diverged: {first}')
   result = json.loads((out / 'result.json').read_text())
-  assert list(result) == ['source only', 'oracle', 'mcc', 'validators']
+  assert list(result) == ['source only', 'oracle', 'mcc', 'validators', 'choices']
   assert len(Run(out).records()) == 3 * 2 * 2
   assert (out / 'report.html').exists()
 
@@ -125,8 +124,7 @@ def test_a_grid_of_several_sources(launch, pets, domains, tmp_path):
   ended = launch('compare', *flags)
   assert ended.status == 0, ended.err
   result = json.loads((tmp_path / 'run/result.json').read_text())
-  ranked = result.pop('validators')
-  chosen = ranked.pop('choices')
+  ranked, chosen = result.pop('validators'), result.pop('choices')
   for by_task in (*ranked.values(), *chosen.values(), *result.values()):
     assert list(by_task) == ['to third', 'to pets']
   means = [figures['accuracy_mean'] for figures in result['m3sda'].values()]
