@@ -104,34 +104,42 @@ def channel_attention(
     By endpoint, (C,) float32 weights whose sum is 1.
   """
 
-  @functools.partial(jax.jit, static_argnums=2)
-  def growth(variables, batch, name):
-    def loss(mask):
-      with nn.intercept_methods(_mask(name, mask)):
-        outputs = model.apply(variables, batch['image'], train=False)
-      return losses.cross_entropy(outputs['logits'], batch['label'])
+  forward = jax.jit(functools.partial(model.apply, train=False))
 
-    outputs = jax.eval_shape(lambda: model.apply(variables, batch['image']))
-    ones = jnp.ones(outputs[name].shape[-1])
-    return jax.lax.map(loss, 1 - jnp.diag(ones)) - loss(ones)
+  @functools.partial(jax.jit, static_argnums=4)
+  def loss_without(variables, batch, maps, channel, name):
+    """The loss without a channel of the maps; what is below them XLA leaves out."""
+    gone = jax.lax.broadcasted_iota(jnp.int32, maps.shape, maps.ndim - 1) == channel
+    with nn.intercept_methods(_put(name, jnp.where(gone, 0, maps))):
+      outputs = model.apply(variables, batch['image'], train=False)
+    return losses.cross_entropy(outputs['logits'], batch['label'])
+
+  def without_each(variables, batch, maps, name):
+    # A call each: in a loop of XLA's a CPU's convolutions have one core.
+    channels = range(maps.shape[-1])
+    return jnp.stack([loss_without(variables, batch, maps, c, name) for c in channels])
 
   names = endpoints or model.spec.stages
-  batches = list(batches)
+  values = {name: [] for name in names}
+  for batch in batches:
+    outputs = forward(variables, batch['image'])
+    for name in names:
+      values[name].append(without_each(variables, batch, outputs[name], name))
   attention = {}
   for name in names:
-    mean = jnp.mean(jnp.stack([growth(variables, b, name) for b in batches]), 0)
+    # Of the growth: what the loss is with all channels, standardising takes away.
+    mean = jnp.mean(jnp.stack(values[name]), 0)
     standard = (mean - jnp.mean(mean)) / jnp.maximum(jnp.std(mean), 1e-12)
     attention[name] = jax.nn.softmax(standard / temperature)
   return attention
 
 
-def _mask(name, mask):
-  """A linen interceptor that multiplies the channels of the module `name`."""
+def _put(name, maps):
+  """A linen interceptor by which the module `name` gives these maps."""
 
   def intercept(next_call, args, kwargs, context):
-    outputs = next_call(*args, **kwargs)
     if (context.module.path, context.method_name) == (('backbone', name), '__call__'):
-      outputs *= mask.reshape((1,) * (outputs.ndim - 1) + (-1,))
-    return outputs
+      return maps
+    return next_call(*args, **kwargs)
 
   return intercept
