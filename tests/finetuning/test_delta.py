@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from tljax import losses
 from tljax.finetuning import delta
+from tljax.models.base import Classifier, Linear, Spec
 
 
 @pytest.mark.parametrize('shape', [(2, 3, 2, 4), (2, 5, 4)], ids=['map', 'tokens'])
@@ -89,3 +91,32 @@ def test_attention_is_by_the_growth_of_the_loss_without_a_channel(
     wanted = np.exp(standard) / np.sum(np.exp(standard))
     np.testing.assert_allclose(got[name], wanted, rtol=1e-3)
     assert np.ptp(wanted) > 0.01
+
+
+class Activated(nn.Module):
+  """An endpoint that is not what its module gives, as an activation follows it."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    hidden = nn.silu(nn.remat(nn.Dense)(6, name='hidden')(x))
+    return {'hidden': hidden, 'features': hidden}
+
+
+def test_attention_of_what_a_module_gives():
+  model = Classifier(Activated(), Linear(2), Spec(0, 0, (0.0,), (1.0,), ('hidden',), 6))
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': rng.random((4, 3), np.float32),
+    'label': np.arange(4, dtype=np.int32) % 2,
+  }
+  variables = model.init(jax.random.key(0), batch['image'])
+  got = delta.channel_attention(model, variables, [batch])['hidden']
+  params = variables['params']
+  given = batch['image'] @ params['backbone']['hidden']['kernel']
+  growth = []
+  for channel in range(6):
+    hidden = nn.silu(given.at[:, channel].set(0))
+    logits = model.head.apply({'params': params['head']}, {'features': hidden})
+    growth.append(losses.cross_entropy(logits, batch['label']))
+  wanted = jax.nn.softmax((growth - np.mean(growth)) / np.std(growth) / 5)
+  np.testing.assert_allclose(got, wanted, rtol=1e-3)

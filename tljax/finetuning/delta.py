@@ -103,8 +103,18 @@ def channel_attention(
   Returns:
     By endpoint, (C,) float32 weights whose sum is 1.
   """
+  names = endpoints or model.spec.stages
+  paths = {('backbone', name) for name in names}
 
-  forward = jax.jit(functools.partial(model.apply, train=False))
+  @jax.jit
+  def maps_of(variables, batch):
+    def is_endpoint(module, method):
+      return module.path in paths and method == '__call__'
+
+    options = {'capture_intermediates': is_endpoint, 'mutable': ['intermediates']}
+    _, seen = model.apply(variables, batch['image'], train=False, **options)
+    seen = seen['intermediates']['backbone']
+    return {name: seen[name]['__call__'][0] for name in names}
 
   @functools.partial(jax.jit, static_argnums=4)
   def loss_without(variables, batch, maps, channel, name):
@@ -119,12 +129,10 @@ def channel_attention(
     channels = range(maps.shape[-1])
     return jnp.stack([loss_without(variables, batch, maps, c, name) for c in channels])
 
-  names = endpoints or model.spec.stages
   values = {name: [] for name in names}
   for batch in batches:
-    outputs = forward(variables, batch['image'])
-    for name in names:
-      values[name].append(without_each(variables, batch, outputs[name], name))
+    for name, maps in maps_of(variables, batch).items():
+      values[name].append(without_each(variables, batch, maps, name))
   attention = {}
   for name in names:
     # Of the growth: what the loss is with all channels, standardising takes away.
