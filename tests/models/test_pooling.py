@@ -30,6 +30,32 @@ def test_values_and_gradients_are_flaxs(extent, settings):
   np.testing.assert_allclose(pull(grad)[0], pull_wanted(grad)[0], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize('ties', [False, True])
+@pytest.mark.parametrize(
+  'settings', [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2)]
+)
+def test_gradients_are_autodiffs_in_double(settings, ties):
+  """Of XLA's own pool, whose gradient too goes to the first of equal pixels."""
+  size, stride, padding = settings
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    x = rng.integers(0, 3, (2, 9, 10, 3)) if ties else rng.normal(size=(2, 9, 10, 3))
+    x = jnp.asarray(x, jnp.float64)
+
+    def xlas(x):
+      window, strides = (1, size, size, 1), (1, stride, stride, 1)
+      pads = ((0, 0), *((padding, padding),) * 2, (0, 0))
+      return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, pads)
+
+    wanted, pull_wanted = jax.vjp(xlas, x)
+    given, pull = jax.vjp(lambda x: max_pool(x, *settings), x)
+    grad = jnp.asarray(rng.normal(size=given.shape))
+    found, expected = pull(grad)[0], pull_wanted(grad)[0]
+  assert found.dtype == jnp.float64
+  np.testing.assert_array_equal(given, wanted)
+  np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize('shape', [(2, 13, 14, 3), (1, 7, 7, 2), (1, 8, 5, 1)])
 def test_windows_that_overhang(shape):
   x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
