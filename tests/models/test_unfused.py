@@ -1,5 +1,10 @@
 """That what is not to be fused is not, and computes the same."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -95,3 +100,33 @@ def test_blocks_without_training_are_computed_once(monkeypatch):
   assert (fused, made) == (0, 12)
   assert calls(train=True)[0] == 4
   np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-5)
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEP = """
+import jax, jax.numpy as jnp
+from tljax.models import convolution, pooling, products
+
+def loss(kernel, weights):
+  y = convolution.convolve(jnp.ones((2, 12, 12, 3)), kernel, (1, 1), 'VALID')
+  y = pooling.max_pool(y, 2, 2).reshape(2, -1)
+  return jnp.sum(products.product(y, weights) ** 2)
+
+arrays = jnp.ones((5, 5, 3, 4)), jnp.ones((64, 3))
+print(jax.jit(jax.grad(loss, (0, 1))).lower(*arrays).as_text())
+"""
+
+
+@pytest.mark.parametrize('is_set', [False, True])
+def test_xlas_convolutions_by_a_variable(is_set):
+  """And neither calls nor factors in another order, which are a CPU's too."""
+  environment = {**os.environ, 'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
+  environment.pop('TLJAX_XLA_CONVOLUTIONS', None)
+  environment |= {'TLJAX_XLA_CONVOLUTIONS': '1'} if is_set else {}
+  command = [sys.executable, '-c', STEP]
+  options = {'capture_output': True, 'env': environment, 'cwd': ROOT}
+  done = subprocess.run(command, check=True, **options)
+  program = done.stdout.decode()
+  convolutions = program.count('stablehlo.convolution')
+  calls = program.count('inlineable = "false"')
+  assert (convolutions, calls > 0) == ((2, False) if is_set else (0, True))

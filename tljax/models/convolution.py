@@ -18,7 +18,6 @@ import contextlib
 import contextvars
 import functools
 import math
-import os
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tljax.models import depthwise, folding, products, strided, tiles, winograd
-from tljax.models.unfused import unfused
+from tljax.models.unfused import BY_XLA, unfused
 from tljax.models.windows import beside, extent_of, padded, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -39,9 +38,7 @@ _FEW = 32  # channels below which XLA's gradient of an image is quicker
 # laid, and kept, at once, by each network that `vmap` maps.
 _WINDOWS, _ALL_WINDOWS, _AT_ONCE = 1 << 18, 1 << 24, 1 << 26
 _KNOWN = {'lhs_dilation', 'rhs_dilation', 'feature_group_count', 'dimension_numbers'}
-_by_xla = contextvars.ContextVar(
-  'by_xla', default='TLJAX_XLA_CONVOLUTIONS' in os.environ
-)
+_by_xla = contextvars.ContextVar('by_xla', default=BY_XLA)
 
 
 def convolve(

@@ -1,10 +1,15 @@
 """Computations that XLA does not fuse with what is around them."""
 
+import os
 from collections.abc import Callable
 
 import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
+
+# Set, it leaves to XLA what is written otherwise for a CPU's speed: `convolution`'s
+# products, calls, and factors in another order.
+BY_XLA = 'TLJAX_XLA_CONVOLUTIONS' in os.environ
 
 
 def unfused(function: Callable) -> Callable:
@@ -40,8 +45,8 @@ def once(x: jax.Array) -> jax.Array:
 
 
 def on_cpu_alone() -> bool:
-  """Whether there is one device, a CPU, on which a call stays one."""
-  return jax.device_count() == 1 and jax.default_backend() == 'cpu'
+  """Whether there is one device, a CPU, on which a call stays one, and may."""
+  return not BY_XLA and jax.device_count() == 1 and jax.default_backend() == 'cpu'
 
 
 def _is_traced(arguments):
