@@ -68,6 +68,46 @@ def test_records_come_every_so_often_and_at_the_end(
   assert seconds == sorted(seconds) and seconds[0] > 0
 
 
+def test_steps_are_dispatched_while_others_are_under_way(
+  method, state, stream, one_device, monkeypatch
+):
+  """Losses are fetched late, so that the device has work; not so late that batches pile
+  up.
+  """
+  dispatched, under_way, jit = 0, [], jax.jit
+
+  class Late:
+    """A number of a step that notes how many were dispatched when it is fetched."""
+
+    def __init__(self, value):
+      self.value, self.step = value, dispatched
+
+    def __float__(self):
+      under_way.append((self.step, dispatched - self.step))
+      return float(self.value)
+
+    block_until_ready = __float__
+
+  def with_late_metrics(function, **options):
+    compiled = jit(function, **options)
+    if function is not method.step:
+      return compiled
+
+    def step(state, batch):
+      nonlocal dispatched
+      dispatched += 1
+      state, metrics = compiled(state, batch)
+      return state, {name: Late(value) for name, value in metrics.items()}
+
+    return step
+
+  monkeypatch.setattr(jax, 'jit', with_late_metrics)
+  train.fit(method, state, stream, 30, every=30, mesh=one_device)
+  assert {step for step, _ in under_way} == set(range(1, 31))
+  meanwhile = [more for step, more in under_way if step <= 20]
+  assert 1 <= min(meanwhile) and max(meanwhile) <= 10
+
+
 def test_fit_is_the_method_stepped_by_hand(method, stream, one_device, raw):
   by_hand, fitted = (method.init(jax.random.key(0), None, stream(0)) for _ in range(2))
   step = jax.jit(method.step)
