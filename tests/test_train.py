@@ -118,50 +118,6 @@ def test_fit_is_the_method_stepped_by_hand(method, stream, one_device, raw):
   assert records[-1]['loss'] == float(metrics['loss'])
 
 
-def test_several_steps_in_a_call_are_as_many_calls(
-  method, stream, one_device, raw, tmp_path, caplog
-):
-  def fit(steps, per_call, **options):
-    state = method.init(jax.random.key(0), None, stream(0))
-    shared = {'every': 5, 'mesh': one_device, 'steps_per_call': per_call}
-    return train.fit(method, state, stream, steps, **shared, **options)
-
-  one, records = fit(11, 1)
-  with jax.log_compiles():
-    several, found = fit(11, 2)
-    again, _ = fit(11, 2)
-  compiled = [m for m in caplog.messages if 'Compiling jit(steps)' in m]
-  assert len(compiled) == 1 and 'float32[2,' not in compiled[0]
-  assert raw(again) == raw(several)
-  chex.assert_trees_all_close(several.params, one.params, rtol=1e-4, atol=1e-6)
-  assert int(several.step) == 11 and [r['step'] for r in found] == [5, 10, 11]
-  for here, there in zip(found, records, strict=True):
-    np.testing.assert_allclose(here['loss'], there['loss'], rtol=1e-5)
-  run = Run.open(tmp_path, {}, resume=False)
-  fit(5, 2, run=run)
-  resumed, _ = fit(11, 2, run=run)
-  assert raw(resumed) == raw(several)
-
-
-@pytest.mark.parametrize(
-  ('start', 'lengths'), [(0, [2, 2, 1, 2, 2, 1, 1]), (4, [1, 2, 2, 1, 1])]
-)
-def test_calls_end_at_records_and_are_the_same_from_any_start(start, lengths):
-  calls = list(train._calls(start, 11, every=5, most=2))
-  assert [step for call in calls for step in call] == list(range(start, 11))
-  assert [len(call) for call in calls] == lengths
-
-
-def test_a_loss_within_a_call_names_its_step(method, state, stream, one_device):
-  def poisoned(step):
-    batch = stream(step)
-    return {**batch, 'image': batch['image'] * jnp.nan} if step == 5 else batch
-
-  options = {'every': 8, 'mesh': one_device, 'steps_per_call': 4}
-  with pytest.raises(InputError, match='loss is nan at step 6, the first'):
-    train.fit(method, state, poisoned, 16, **options)
-
-
 def test_a_loss_that_is_not_finite_names_the_step_and_spares_the_checkpoint(
   method, state, stream, one_device, raw, tmp_path
 ):
