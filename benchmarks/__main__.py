@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 # The device is PyTorch's, too.
@@ -82,13 +83,13 @@ def benchmark(flags: Flags) -> None:
   if flags.list:
     print('\n'.join(f'{n}{", in the short set" * (n in SHORT)}' for n in CASES))
     return
-  names, told = chosen(flags), settings(flags)
-  about = harness.environment(dtype=told.dtype)
+  names, given = chosen(flags), settings(flags)
+  about = harness.environment(dtype=given.dtype)
   found = _before(flags.out, about)
-  about['ceiling'] = harness.ceiling(told.dtype)
+  about['ceiling'] = harness.ceiling(given.dtype)
   for number, name in enumerate(names, 1):
     print(f'{number}/{len(names)} {name}', flush=True)
-    found[name] = measure(name, told, flags.seconds, flags.processes, about)
+    found[name] = measure(name, given, flags.seconds, flags.processes, about)
     if flags.out:  # after each, for a run may be cut short
       ordered = {name: found[name] for name in CASES if name in found}
       save(flags.out, {**about, 'cases': ordered})
@@ -105,6 +106,7 @@ def measure(
   name: str, settings: Settings, seconds: float, processes: int, about: dict
 ) -> dict:
   """Returns a case's figures: `harness.summary`, what is reached, and the bar."""
+  began = time.perf_counter()
   # A process of its own each, that neither compiled nor freed memory before.
   spawn = multiprocessing.get_context('spawn')
   with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
@@ -114,8 +116,19 @@ def measure(
     contender |= harness.shares(contender, about['ceiling'])
   bars = BARS['cpu' if jax.default_backend() == 'cpu' else 'gpu']
   bar = bars.get(name) if settings.dtype == usual_dtype() else None
-  when = {k: about[k] for k in ('date', 'commit')}
-  return {**figures, 'bar': bar and bar.judge(figures), **when}
+  how = {k: about[k] for k in ('date', 'commit')}
+  how |= {'elapsed_seconds': time.perf_counter() - began, 'flags': told(settings)}
+  return {**figures, 'bar': bar and bar.judge(figures), **how}
+
+
+def told(settings: Settings) -> str:
+  """The flags that make a case another, as they are written."""
+  parts = []
+  if settings.batch_size is not None:
+    parts.append(f'--batch-size {settings.batch_size}')
+  if settings.data is not None:
+    parts.append(f'--data {settings.data.name}')
+  return ' '.join(parts)
 
 
 def save(out: pathlib.Path, written: dict) -> None:

@@ -15,6 +15,7 @@ def times(figures: Figures) -> Rows:
   """A row a peer: seconds of both, the ratio, and how it stands to its bar."""
   rows = []
   for case, found in figures.items():
+    case = f'{case} {found.get("flags", "")}'.strip()
     ours, *peers = found['contenders'].items()
     for name, theirs in peers or [('', None)]:
       rows.append(

@@ -77,7 +77,8 @@ def test_in_miniature(launch, beside_torch, tmp_path):
   else:
     assert found['missing'] == {'torch': 'PyTorch is not installed'}
   assert bool(found['ratios']) == beside_torch
-  assert '| cnn/dann |' in out.with_suffix('.md').read_text()
+  assert found['flags'] == '--batch-size 2' and found['elapsed_seconds'] > 0.1
+  assert '| cnn/dann --batch-size 2 |' in out.with_suffix('.md').read_text()
   assert '<svg' in out.with_suffix('.svg').read_text()
 
 
