@@ -160,6 +160,11 @@ def test_a_grid_of_methods_and_tasks_has_their_means(tmp_path, capsys):
       'b to a': report.summarise([0.0], [1.0]),
     },
   }
+  oracle = {task: report.summarise([0.9, 0.95], [1.0, 1.0]) for task in figures['dann']}
+  found = {row['method']: row for row in report.grid_rows({'oracle': oracle} | figures)}
+  gaps = {name: row['gap'] for name, row in found.items()}
+  assert gaps == {'oracle': '0.0', 'dann': '22.5', 'mcc': '42.5'}  # points
+  assert list(found['dann'])[:3] == ['method', 'mean', 'gap']
   rows = report.grid_rows(figures)
   assert rows[0] == {
     'method': 'dann',

@@ -35,12 +35,15 @@ def test_a_grid_of_networks(launch, pets, domains, tmp_path):
     assert list(by_task) == ['pets to other', 'other to pets']
   for by_task in result.values():
     assert all(len(figures['accuracy']) == 1 for figures in by_task.values())
+    assert all(-2 <= figures['a_distance'] <= 2 for figures in by_task.values())
   # Both domains are the same here: cats are dark, dogs are bright.
   assert result['oracle']['pets to other']['accuracy_mean'] >= 0.75
   assert result['coral']['pets to other']['accuracy_mean'] >= 0.75
   page = (out / 'report.html').read_text()
   assert all(method in page and method in ended.out for method in methods)
   assert 'Stopped by InfoMax' in page and 'Chosen without labels' in page
+  assert '<th>gap</th>' in page and '<th>A-distance</th>' in page
+  assert page.count('<img alt="Features" src="data:image/png;base64,') == 1  # t-SNE
 
   # What is done is kept; another method and another seed join it.
   before = Run(out).records()
