@@ -24,7 +24,7 @@ class Flags(cli.Few, cli.TrainingFlags):
   """Fine-tunes a network on labelled images; without --weights, from scratch."""
 
   data: str
-  """digits, folder:PATH, ...; a wrong name lists all."""
+  """digits, folder:PATH; a wrong one lists all."""
   method: str = 'plain'
   """Fine-tuning method, or a file with one of your own; a wrong name lists them all."""
   options: tuple[str, ...] = ()

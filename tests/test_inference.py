@@ -11,11 +11,17 @@ from tljax.finetuning import plain
 
 @pytest.mark.parametrize('size', [1, 3, 4, 8, 9])
 def test_in_batches_counts_every_row_once_in_one_compilation(size):
-  double = jax.jit(lambda x: 2 * x.sum(1))
+  traced = []
+
+  @jax.jit
+  def double(x):
+    traced.append(x.shape)
+    return 2 * x.sum(1)
+
   rows = np.arange(3 * size, dtype=np.float32).reshape(size, 3)
   result = inference.in_batches(double, rows, 4)
   np.testing.assert_array_equal(result, 2 * rows.sum(1))
-  assert double._cache_size() == 1
+  assert traced == [(4, 3)]
 
 
 def test_predictor_is_predict_over_a_whole_set_in_one_compilation(model, domains):
