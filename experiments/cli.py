@@ -92,7 +92,7 @@ class ModelFlags(Flags):
   classes: tuple[str, ...] = ()
   """The only classes to keep; by default all."""
   val_fraction: float | None = None
-  """Share of the training split that validates where no split does; else 0.1."""
+  """Held-out share, if no split is; else 0.1."""
   skip_corrupt: bool = False
   """Leave out and count unreadable images."""
 
