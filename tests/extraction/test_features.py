@@ -203,15 +203,20 @@ print(digest(_text(program, variables, image, np.zeros(1, np.int32), _key(0, 0))
 @pytest.mark.slow
 def test_the_computation_is_told_alike_by_every_process():
   root = pathlib.Path(__file__).parents[2]
-  told = {
+  alone, other, two, eight = (
     subprocess.run(
       [sys.executable, '-c', TEXT],
-      env={**os.environ, 'PYTHONHASHSEED': seed, 'XLA_FLAGS': flags},
+      env={
+        **os.environ,
+        'PYTHONHASHSEED': seed,
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      },
       cwd=root,
       capture_output=True,
       text=True,
       check=True,
     ).stdout
-    for seed, flags in (('1', ''), ('2', '--xla_force_host_platform_device_count=8'))
-  }
-  assert len(told) == 1
+    # One CPU alone has another program, and so a text of its own.
+    for seed, devices in (('1', 1), ('2', 1), ('1', 2), ('2', 8))
+  )
+  assert alone == other and two == eight
