@@ -14,7 +14,6 @@ kernel is narrow.
 Elsewhere, and where TLJAX_XLA_CONVOLUTIONS is set, they are XLA's own.
 """
 
-import contextlib
 import contextvars
 import functools
 import math
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tljax.models import depthwise, folding, products, strided, tiles, winograd
-from tljax.models.unfused import BY_XLA, unfused
+from tljax.models.unfused import BY_XLA, switched_on, unfused
 from tljax.models.windows import beside, extent_of, padded, slices
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -103,14 +102,9 @@ def _on_gpu() -> bool:
   return not _by_xla.get() and jax.default_backend() == 'gpu'
 
 
-@contextlib.contextmanager
 def by_xla():
   """What is traced within is convolved by XLA alone."""
-  token = _by_xla.set(True)
-  try:
-    yield
-  finally:
-    _by_xla.reset(token)
+  return switched_on(_by_xla)
 
 
 class Conv(nn.Conv):

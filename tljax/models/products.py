@@ -1,6 +1,5 @@
 """Sums of products, and what they are kept in."""
 
-import contextlib
 import contextvars
 import functools
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tljax.models.unfused import on_cpu_alone, once
+from tljax.models.unfused import on_cpu_alone, once, switched_on
 
 _as_they_lie = contextvars.ContextVar('as_they_lie', default=False)
 
@@ -75,18 +74,13 @@ def outer(
   return once(sums).T if turned else sums
 
 
-@contextlib.contextmanager
 def as_they_lie():
   """What is traced within leaves `outer`'s factors in their order.
 
   So it is quicker for kernels that `vmap` stacks: to turn back what it sums of them
   takes longer than the better order gains.
   """
-  token = _as_they_lie.set(True)
-  try:
-    yield
-  finally:
-    _as_they_lie.reset(token)
+  return switched_on(_as_they_lie)
 
 
 def wide(dtype: jnp.dtype) -> jnp.dtype:

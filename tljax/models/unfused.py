@@ -1,7 +1,9 @@
 """Computations that XLA does not fuse with what is around them."""
 
+import contextlib
+import contextvars
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 from jax import lax
@@ -47,6 +49,16 @@ def once(x: jax.Array) -> jax.Array:
 def on_cpu_alone() -> bool:
   """Whether there is one device, a CPU, on which a call stays one, and may."""
   return not BY_XLA and jax.device_count() == 1 and jax.default_backend() == 'cpu'
+
+
+@contextlib.contextmanager
+def switched_on(variable: contextvars.ContextVar) -> Iterator[None]:
+  """A context variable is True for what is traced within."""
+  token = variable.set(True)
+  try:
+    yield
+  finally:
+    variable.reset(token)
 
 
 def _is_traced(arguments):
