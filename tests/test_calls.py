@@ -14,23 +14,19 @@ from tljax.run import Run
 
 
 @pytest.fixture
-def method(model):
-  return plain.method(model, optax.adam(1e-3))
+def fit(model, family_batches, one_device):
+  """Returns `(steps, per_call, batches=None, ...) -> state, records`: from seed 0."""
+  method, stream = plain.method(model, optax.adam(1e-3)), family_batches['finetuning']
 
-
-@pytest.fixture
-def stream(family_batches):
-  return family_batches['finetuning']
-
-
-def test_several_steps_in_a_call_are_as_many_calls(
-  method, stream, one_device, raw, tmp_path, caplog
-):
-  def fit(steps, per_call, **options):
+  def fit(steps, per_call, batches=None, every=5, **options):
     state = method.init(jax.random.key(0), None, stream(0))
-    shared = {'every': 5, 'mesh': one_device, 'steps_per_call': per_call}
-    return train.fit(method, state, stream, steps, **shared, **options)
+    shared = {'every': every, 'mesh': one_device, 'steps_per_call': per_call}
+    return train.fit(method, state, batches or stream, steps, **shared, **options)
 
+  return fit
+
+
+def test_several_steps_in_a_call_are_as_many_calls(fit, raw, tmp_path, caplog):
   one, records = fit(11, 1)
   with jax.log_compiles():
     several, found = fit(11, 2)
@@ -57,12 +53,10 @@ def test_calls_end_at_records_and_are_the_same_from_any_start(start, lengths):
   assert [len(call) for call in calls] == lengths
 
 
-def test_a_loss_within_a_call_names_its_step(method, stream, one_device):
+def test_a_loss_within_a_call_names_its_step(fit, family_batches):
   def poisoned(step):
-    batch = stream(step)
+    batch = family_batches['finetuning'](step)
     return {**batch, 'image': batch['image'] * jnp.nan} if step == 5 else batch
 
-  state = method.init(jax.random.key(0), None, stream(0))
-  options = {'every': 8, 'mesh': one_device, 'steps_per_call': 4}
   with pytest.raises(InputError, match='loss is nan at step 6, the first'):
-    train.fit(method, state, poisoned, 16, **options)
+    fit(16, 4, poisoned, every=8)
