@@ -55,8 +55,10 @@ def tasks(
     if any(splits['train'].images.ndim == 2 for splits in domains.values()):
       raise InputError('--frozen: a domain has rows of numbers; leave the flag out')
     network = flags.build_model(2), backbone
-    kept = {'cache': flags.cache}
-    domains = {k: extract_splits(*network, s, **kept) for k, s in domains.items()}
+    domains = {
+      name: extract_splits(*network, splits, cache=flags.cache)
+      for name, splits in domains.items()
+    }
   if flags.transductive:
     splits = ('train', 'validation', 'test')
     domains = {k: dict.fromkeys(splits, whole(s)) for k, s in domains.items()}

@@ -55,8 +55,7 @@ class Machine:
   def options(self) -> dict:
     """What `train.fit` takes of it."""
     mesh = self.mesh and sharding.parse_mesh(self.mesh)
-    each = {'profile': self._window(), 'steps_per_call': self.per_call}
-    return {'mesh': mesh, **each}
+    return {'mesh': mesh, 'profile': self._window(), 'steps_per_call': self.per_call}
 
   def _window(self):
     if self.profile is None:

@@ -1,4 +1,4 @@
-"""No convolution of XLA's is in a loop, where a CPU computes it on one core, slowly."""
+"""No convolution of XLA's is in a loop, where a CPU is slow to compute it."""
 
 import jax
 import jax.numpy as jnp

@@ -173,11 +173,11 @@ def _calls(start, stop, every, most):
   No call holds a record but at its end, and they are the same wherever a run starts.
   """
   while start < stop:
-    end = start + most
-    is_whole = start % every % most == 0 and end <= stop
-    is_whole = is_whole and start // every == (end - 1) // every
-    yield range(start, end if is_whole else start + 1)
-    start = end if is_whole else start + 1
+    record = min(stop, start - start % every + every)
+    is_whole = start % every % most == 0 and start + most <= record
+    end = start + (most if is_whole else 1)
+    yield range(start, end)
+    start = end
 
 
 @functools.lru_cache(maxsize=16)  # one function, so that jax.jit compiles it but once

@@ -125,7 +125,7 @@ def channel_attention(
     return losses.cross_entropy(outputs['logits'], batch['label'])
 
   def without_each(variables, batch, maps, name):
-    # A call each: in a loop of XLA's a CPU's convolutions have one core.
+    # A call each: in a loop of XLA's a CPU is slow to convolve.
     channels = range(maps.shape[-1])
     return jnp.stack([loss_without(variables, batch, maps, c, name) for c in channels])
 

@@ -81,8 +81,9 @@ def imagenet(
   `changes` are what is otherwise.
   """
   spec = Spec(224, 256, IMAGENET_MEAN, IMAGENET_STD, tuple(stages), feature_dim)
-  figures = {'parameters': parameters, 'multiply_adds': multiply_adds}
-  return dataclasses.replace(spec, **figures, **changes)
+  return dataclasses.replace(
+    spec, parameters=parameters, multiply_adds=multiply_adds, **changes
+  )
 
 
 @dataclasses.dataclass(frozen=True)
